@@ -1,0 +1,52 @@
+"""Errors and the status of a run, in sentences for the user."""
+
+import enum
+from typing import Any
+
+
+class FusionsError(Exception):
+    """Base of every error that this package raises."""
+
+
+class PriorError(FusionsError, ValueError):
+    """A prior was described wrongly."""
+
+
+class ProblemError(FusionsError, ValueError):
+    """A problem was described wrongly (names, labels, shapes, forms)."""
+
+
+class OptionError(FusionsError, ValueError):
+    """A setting of an algorithm, kernel, flow or call is out of range or unknown."""
+
+
+class FileError(FusionsError, ValueError):
+    """A saved run can't be read."""
+
+
+class LikelihoodError(FusionsError, ValueError):
+    """The likelihood failed; the message names the parameter values.
+
+    Attributes
+    ----------
+    result : what was computed before the failure (a `Result`), or None.
+    """
+
+    result: Any = None
+
+
+class Status(enum.Enum):
+    """Why a run stopped, as a sentence."""
+
+    CONVERGED = "Converged: the live points hold a negligible part of the evidence."
+    MAX_CALLS = "Stopped at the limit on likelihood calls (max_calls); the evidence is incomplete."
+    MAX_TIME = "Stopped at the time limit (max_time); the evidence is incomplete."
+    USER_RULE = "Stopped by the user's rule (stop or callback)."
+    INTERRUPTED = "Interrupted by the user (Ctrl-C); the evidence is incomplete."
+    PLATEAU = "Finished: all live points have the same likelihood, which cannot be exceeded."
+    FAILED = "Failed: the likelihood raised an error; this is what was computed before it."
+
+    @property
+    def complete(self) -> bool:
+        """Whether the evidence of this run is final."""
+        return self in (Status.CONVERGED, Status.PLATEAU)

@@ -1,0 +1,169 @@
+"""Evidence from nested sampling: the only place where volumes and weights are computed.
+
+All arrays are float64 on the host. A ledger is the pair (logL, logL_birth) of N points. A birth of NaN
+marks a draw from the whole prior; -inf marks a replacement of a zero-likelihood point.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fusions.numerics import logsumexp
+
+
+class Evidence(NamedTuple):
+    """Evidence of a ledger with the errors of its volumes.
+
+    Attributes
+    ----------
+    logZ, logZ_err : ln of the evidence and its standard error [nats].
+    D_KL, D_KL_err : Kullback-Leibler divergence from prior to posterior [nats].
+    d_G, d_G_err : Bayesian model dimensionality, 2 Var_posterior(log L).
+    logw : (N,) normalised posterior weights' logarithms, in the order of the ledger.
+    logX : (N,) ln of the prior volume after each death, in the order of the ledger.
+    """
+
+    logZ: float
+    logZ_err: float
+    D_KL: float
+    D_KL_err: float
+    d_G: float
+    d_G_err: float
+    logw: np.ndarray
+    logX: np.ndarray
+
+
+def death_order(logL, logL_birth):
+    """Order the deaths of a ledger and count the points alive at each.
+
+    Points of equal log L die one after another, so a plateau of m points among n shrinks the volume
+    by n, n-1, ..., n-m+1 (Fowlie, Handley & Su 2021, arXiv:2010.13884).
+
+    Returns
+    -------
+    order : (N,) indices that sort the ledger by log L.
+    n_alive : (N,) number of points alive just before each death, in that order.
+    """
+    logL, logL_birth = np.asarray(logL, np.float64), np.asarray(logL_birth, np.float64)
+    order = np.argsort(logL, kind="stable")
+    sorted_logL = logL[order]
+    n_prior = np.count_nonzero(np.isnan(logL_birth))
+    births = np.sort(logL_birth[~np.isnan(logL_birth)])
+    born = n_prior + np.searchsorted(births, sorted_logL, side="left")
+    return order, born - np.arange(len(logL))
+
+
+def shell_weights(logX):
+    """Turn volumes into the prior mass of each point by the trapezoid rule; the masses sum to one.
+
+    The shell between two successive deaths is shared equally by its two ends; the first shell
+    belongs to the first point and the volume inside of the last death to the last one.
+
+    Parameters
+    ----------
+    logX : (N, ...) ln of the volume after each death, decreasing along the first axis.
+
+    Returns
+    -------
+    (N, ...) ln of the prior mass of each point.
+    """
+    X = np.exp(logX)
+    shells = np.concatenate([1.0 - X[:1], X[:-1] - X[1:]])
+    shells[-1] += X[-1]
+    mass = 0.5 * shells
+    mass[:-1] += 0.5 * shells[1:]
+    mass[0] += 0.5 * shells[0]
+    with np.errstate(divide="ignore"):
+        return np.log(mass)
+
+
+def _moments(logL, logmass):
+    """Return ln Z, D_KL and d_G for log masses of shape (N,) or (N, m)."""
+    logw = logL.reshape(-1, *[1] * (logmass.ndim - 1)) + logmass
+    logZ = logsumexp(logw, axis=0)
+    p = np.exp(logw - logZ)
+    finite = np.where(np.isfinite(logL), logL, 0.0)
+    mean = finite @ p
+    var = np.maximum(finite**2 @ p - mean**2, 0.0) if p.ndim == 1 else ((finite[:, None] - mean) ** 2 * p).sum(0)
+    return logZ, mean - logZ, 2 * var, logw - logZ
+
+
+def evaluate_ledger(logL, logL_birth, *, n_draws=256, seed=0):
+    """Compute the evidence of a ledger and its error from simulated volumes.
+
+    The point estimate uses the mean log shrinkage E[ln t_i] = -1/n_i; the errors are the standard deviations over
+    draws ln t_i = ln(u)/n_i, u uniform (Skilling 2006, doi:10.1214/06-BA127, section 3).
+
+    Parameters
+    ----------
+    logL, logL_birth : (N,) dead and final live points in any order.
+    n_draws : number of volume simulations.
+    seed : seed of the simulations.
+
+    Returns
+    -------
+    Evidence
+    """
+    logL = np.asarray(logL, np.float64)
+    order, n_alive = death_order(logL, logL_birth)
+    sorted_logL = logL[order]
+    logX = np.cumsum(-1.0 / n_alive)
+    logZ, D_KL, d_G, logw = _moments(sorted_logL, shell_weights(logX))
+    rng = np.random.default_rng(seed)
+    chunk = max(1, int(2e6 // len(logL)))
+    draws = []
+    for start in range(0, n_draws, chunk):
+        m = min(chunk, n_draws - start)
+        t = -rng.standard_exponential((len(logL), m)) / n_alive[:, None]
+        draws.append(np.stack(_moments(sorted_logL, shell_weights(np.cumsum(t, axis=0)))[:3]))
+    errors = np.concatenate(draws, axis=1).std(axis=1, ddof=1)
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    return Evidence(float(logZ), float(errors[0]), float(D_KL), float(errors[1]), float(d_G), float(errors[2]),
+                    logw[back], logX[back])
+
+
+class Running(NamedTuple):
+    """Evidence so far, updated death by death with E[ln t] = -1/n."""
+
+    logX: float = 0.0
+    logZ: float = -np.inf
+
+    def kill(self, logL, n):
+        """Add deaths at sorted log L (m,) out of n points alive."""
+        logX = self.logX - np.cumsum(1.0 / (n - np.arange(len(logL))))
+        before = np.concatenate([[self.logX], logX[:-1]])
+        shells = before + np.log1p(-np.exp(logX - before))
+        return Running(float(logX[-1]), float(np.logaddexp(self.logZ, logsumexp(logL + shells))))
+
+    def remaining(self, live_logL):
+        """Return ln of the live points' share of the total evidence."""
+        live = self.logX + logsumexp(live_logL) - np.log(len(live_logL))
+        return float(live - np.logaddexp(self.logZ, live)) if np.isfinite(live) else 0.0
+
+
+def insertion_uniforms(rng, survivors, inserted):
+    """Rank replacements among the live points and turn the ranks into uniforms.
+
+    In random order, the j-th of k replacements is ranked among the m survivors and the j-1 inserted before it: uniform on
+    0..m+j-1 and independent in j if replacements sample the constrained prior (after Fowlie, Handley & Su 2020, arXiv:2006.03371).
+    Ties are broken at random.
+
+    Parameters
+    ----------
+    rng : numpy Generator.
+    survivors : (m,) log L of the points that stay.
+    inserted : (k,) log L of the replacements.
+
+    Returns
+    -------
+    (k,) values in [0, 1), independent and uniform under correct sampling.
+    """
+    inserted = rng.permutation(inserted)
+    below = np.searchsorted(np.sort(survivors), inserted, side="left").astype(np.float64)
+    ties = np.searchsorted(np.sort(survivors), inserted, side="right") - below
+    earlier = np.tri(len(inserted), k=-1, dtype=bool)
+    below += (earlier & (inserted[None, :] < inserted[:, None])).sum(1)
+    ties += (earlier & (inserted[None, :] == inserted[:, None])).sum(1)
+    rank = below + rng.integers(0, ties + 1)
+    return (rank + rng.random(len(rank))) / (len(survivors) + np.arange(len(rank)) + 1)

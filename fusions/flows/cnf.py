@@ -1,0 +1,101 @@
+"""Continuous normalising flow trained by flow matching: network, path, coupling and transport assembled."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from fusions.flows import coupling as pairing
+from fusions.flows import matching, network
+from fusions.flows.base import Flow, FlowState
+from fusions.flows.path import base_logprob, unwind, wrap
+from fusions.flows.transport import transport
+
+
+@dataclasses.dataclass(frozen=True)
+class CNF:
+    """Settings of a continuous normalising flow.
+
+    Attributes
+    ----------
+    width, depth : units per hidden layer, number of hidden layers.
+    ode_steps : steps of the ODE solver (6 velocity evaluations each).
+    probes : 0 for the exact divergence, else the number of Hutchinson probes; the density then carries noise, and moves
+        corrected with it are no longer exact.
+    coupling : pairing of base and data, `coupling.independent` or `coupling.optimal_transport`.
+    training : settings of the fit.
+    """
+
+    width: int = 64
+    depth: int = 3
+    ode_steps: int = 6
+    probes: int = 0
+    coupling: Callable = pairing.independent
+    training: matching.Training = matching.Training()
+
+    def build(self, space) -> Flow:
+        """Make the flow's functions for a `Space`."""
+        net = network.VelocityField(space.dim, self.width, self.depth)
+        circle = jnp.array(space.periodic)
+
+        def period_of(state):
+            return jnp.where(circle, 2 * jnp.pi / jnp.diag(state.scale), jnp.inf)
+
+        def features(y, period):
+            if not any(space.periodic):
+                return y
+            sigma = jnp.where(circle, 2 * jnp.pi / period, 1.0)
+            columns = jnp.where(circle, jnp.sin(sigma * y) / sigma, y)
+            return jnp.concatenate([columns, jnp.cos(sigma * y)[:, jnp.array(space.periodic).nonzero()[0]]], axis=-1)
+
+        def velocity(params, y, t, period):
+            return net.apply(params, features(y, period), jnp.broadcast_to(t, y.shape[:1]))
+
+        def whitened(state, x):
+            delta = space.wrap(x - state.shift)
+            return jax.scipy.linalg.solve_triangular(state.scale, delta.T, lower=True).T
+
+        def logq(state, y0, logdet, period):
+            base = base_logprob(y0, period, space.periodic)
+            return base - logdet - jnp.sum(jnp.log(jnp.diag(state.scale)))
+
+        def probe(z):
+            if self.probes == 0:
+                return None
+            return jax.random.rademacher(jax.random.key(0), (self.probes, *z.shape), z.dtype)
+
+        def init(key):
+            dtype = jnp.zeros(()).dtype
+            like = jnp.zeros((1, space.dim), dtype)
+            period = jnp.where(circle, 2.0, jnp.inf).astype(dtype)
+            params = net.init(key, features(like, period), like[:, 0])
+            opt_state = matching.optimiser(self.training).init(params)
+            scale = jnp.where(circle, jnp.pi, 1.0).astype(dtype)
+            return FlowState(params, params, opt_state, jnp.zeros(space.dim, dtype), jnp.diag(scale))
+
+        def fit(key, state, x, weights):
+            shift, scale = matching.whiten(x, weights, space.periodic)
+            state = state._replace(shift=shift, scale=scale)
+            period = period_of(state)
+            learned, info = matching.fit(
+                key, (state.params, state.ema_params, state.opt_state), whitened(state, x), weights, period,
+                velocity=lambda p, y, t: velocity(p, y, t, period), coupling=self.coupling, training=self.training)
+            return FlowState(*learned, shift, scale), info
+
+        def push(state, z):
+            period = period_of(state)
+            y0 = wrap(z, period)
+            y1, logdet = transport(lambda y, t: velocity(state.ema_params, y, t, period), y0, steps=self.ode_steps, probes=probe(z))
+            x = space.wrap(state.shift + y1 @ state.scale.T)
+            return x, logq(state, y0, logdet, period)
+
+        def pull(key, state, x):
+            period = period_of(state)
+            y1 = whitened(state, x)
+            y0, logdet = transport(lambda y, t: velocity(state.ema_params, y, t, period), y1, steps=self.ode_steps,
+                                   backward=True, probes=probe(x))
+            y0 = wrap(y0, period)
+            return unwind(key, y0, period, space.periodic), logq(state, y0, logdet, period)
+
+        return Flow(init, fit, push, pull)

@@ -1,0 +1,51 @@
+"""The protocol of a kernel: a Markov move on a batch of c chains that leaves the constrained prior invariant.
+
+A kernel proposes and accepts; it never calls a likelihood. The target is the prior restricted to log L > threshold, in the internal
+coordinates of a `Space`. What a kernel has learned (flow, covariance, ensemble of points, step sizes) are its `params`; they are tuned
+on a `Population` between walks, never inside one, and must not depend on the chains they then move.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from fusions.types import Array
+
+
+class KernelInfo(NamedTuple):
+    """What a walk reports.
+
+    Attributes
+    ----------
+    accepted : () share of moves accepted.
+    passed : () share of moves that passed the tests before the likelihood call.
+    loss : () held-out loss of the flow in use, nan without one.
+    scale : () tuned step size.
+    """
+
+    accepted: Array
+    passed: Array
+    loss: Array
+    scale: Array
+
+
+class Kernel(NamedTuple):
+    """Pure functions of one kernel.
+
+    Attributes
+    ----------
+    init_params : (key, population) -> params.
+    tune : (key, population, params, info) -> params; info is the `KernelInfo` of the last walk made with these params.
+    init : (key, params, walkers) -> state.
+    propose : (key, state) -> (state, x (c, d), wanted (c,)); only rows wanted cost a likelihood call.
+    accept : (state, above (c,)) -> (state, accepted (c,)); above = wanted and log L > threshold.
+    done : state -> (c,) whether each chain has finished its walk.
+    finish : state -> (x (c, d), info); info is a `KernelInfo` (a tuple of them for a combined kernel).
+    """
+
+    init_params: Callable[..., Any]
+    tune: Callable[..., Any]
+    init: Callable[..., Any]
+    propose: Callable[..., tuple[Any, Array, Array]]
+    accept: Callable[..., tuple[Any, Array]]
+    done: Callable[..., Array]
+    finish: Callable[..., tuple[Array, Any]]

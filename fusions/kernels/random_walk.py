@@ -1,0 +1,99 @@
+"""Random-walk Metropolis with the covariance of the live points."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fusions.kernels.base import Kernel, KernelInfo
+
+TARGET_ACCEPTANCE = 0.25
+
+
+class WalkParams(NamedTuple):
+    """Covariance factor (d, d) of the population and the step size in its units."""
+
+    factor: Any
+    scale: Any
+
+
+class WalkMoves(NamedTuple):
+    """Chains of a random walk."""
+
+    params: WalkParams
+    x: Any
+    logprior: Any
+    x_new: Any
+    logprior_new: Any
+    active: Any
+    step: Any
+    n_passed: Any
+    n_accepted: Any
+
+
+def spread(population, space):
+    """Compute a Cholesky factor (d, d) of the population's covariance about its (circular) mean, with a small floor."""
+    p = population.weights / jnp.sum(population.weights)
+    mean = p @ population.x
+    if any(space.periodic):
+        direction = jnp.arctan2(p @ jnp.sin(population.x), p @ jnp.cos(population.x))
+        mean = jnp.where(jnp.array(space.periodic), direction, mean)
+    delta = space.wrap(population.x - mean)
+    cov = (delta * p[:, None]).T @ delta
+    return jnp.linalg.cholesky(cov + jnp.diag(1e-4 * jnp.diag(cov) + 1e-10))
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomWalk:
+    """Gaussian random walk x' = x + s A xi, with A A^T the covariance of the population.
+
+    Attributes
+    ----------
+    n_moves : moves per walk.
+    """
+
+    n_moves: int = 20
+
+    def build(self, space) -> Kernel:
+        """Make the kernel's functions for a `Space`."""
+
+        def init_params(key, population):
+            del key
+            factor = spread(population, space)
+            return WalkParams(factor, jnp.asarray(2.4 / jnp.sqrt(space.dim), factor.dtype))
+
+        def tune(key, population, params, info):
+            del key
+            change = jnp.exp(jnp.nan_to_num(info.accepted, nan=TARGET_ACCEPTANCE) - TARGET_ACCEPTANCE)
+            return WalkParams(spread(population, space), jnp.clip(params.scale * change, 1e-3, 10.0))
+
+        def init(key, params, walkers):
+            del key
+            logprior = space.logprior(walkers.x)
+            zero = jnp.zeros((), jnp.int32)
+            return WalkMoves(params, walkers.x, logprior, walkers.x, logprior, walkers.active, zero, zero, zero)
+
+        def propose(key, s):
+            k_noise, k_accept = jax.random.split(key)
+            step = jax.random.normal(k_noise, s.x.shape, s.x.dtype) @ s.params.factor.T
+            x = space.wrap(s.x + s.params.scale * step)
+            logprior = space.logprior(x)
+            log_u = jnp.log(jax.random.uniform(k_accept, logprior.shape, s.x.dtype))
+            wanted = s.active & (s.step < self.n_moves) & (log_u < logprior - s.logprior)
+            return s._replace(x_new=x, logprior_new=logprior, n_passed=s.n_passed + jnp.sum(wanted)), x, wanted
+
+        def accept(s, above):
+            return s._replace(
+                x=jnp.where(above[:, None], s.x_new, s.x), logprior=jnp.where(above, s.logprior_new, s.logprior),
+                step=s.step + 1, n_accepted=s.n_accepted + jnp.sum(above)), above
+
+        def done(s):
+            return (s.step >= self.n_moves) | ~s.active
+
+        def finish(s):
+            moves = jnp.sum(s.active) * s.step
+            nan = jnp.full((), jnp.nan, s.x.dtype)
+            return s.x, KernelInfo(s.n_accepted / moves, s.n_passed / moves, nan, s.params.scale)
+
+        return Kernel(init_params, tune, init, propose, accept, done, finish)

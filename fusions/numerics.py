@@ -1,0 +1,27 @@
+"""Small numerical helpers for the host (float64 numpy)."""
+
+import numpy as np
+
+
+def logsumexp(a, axis=None):
+    """Compute ln(sum(exp(a))) without overflow; -inf where all entries are -inf."""
+    a = np.asarray(a, np.float64)
+    top = np.max(a, axis=axis, keepdims=True)
+    top = np.where(np.isfinite(top), top, 0.0)
+    with np.errstate(divide="ignore"):
+        out = np.log(np.sum(np.exp(a - top), axis=axis, keepdims=True)) + top
+    return out.item() if axis is None else np.squeeze(out, axis=axis)
+
+
+def effective_sample_size(logw):
+    """Compute Kish's effective sample size (sum w)^2 / sum w^2 of log weights (N,)."""
+    logw = np.asarray(logw, np.float64)
+    return float(np.exp(2 * logsumexp(logw) - logsumexp(2 * logw)))
+
+
+def systematic_resample(rng, logw, n):
+    """Draw n indices with probability proportional to exp(logw), one uniform for all (low variance)."""
+    p = np.exp(np.asarray(logw, np.float64) - logsumexp(logw))
+    edges = np.cumsum(p)
+    points = (rng.random() + np.arange(n)) / n
+    return np.minimum(np.searchsorted(edges, points * edges[-1], side="right"), len(p) - 1)

@@ -1,0 +1,374 @@
+"""The result of a run: a ledger of points with everything that can be read off it."""
+
+import warnings
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from fusions import storage
+from fusions.errors import FileError, OptionError, Status
+from fusions.evidence import Evidence, evaluate_ledger
+from fusions.numerics import effective_sample_size, logsumexp, systematic_resample
+from fusions.table import render, with_error
+
+MIN_RANKS = 20
+SEVERITY = (
+    Status.CONVERGED,
+    Status.PLATEAU,
+    Status.USER_RULE,
+    Status.MAX_CALLS,
+    Status.MAX_TIME,
+    Status.INTERRUPTED,
+    Status.FAILED,
+)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Result:
+    """Dead and live points of a nested sampling run, with the run's cost and checks.
+
+    Attributes
+    ----------
+    names : (m,) names of the columns: parameters, then derived parameters.
+    n_params : how many of the columns are parameters.
+    labels : {name: LaTeX}; may lack names.
+    theta : (N, m) points.
+    logL, logL_birth : (N,) log-likelihood and contour at birth, NaN for a draw from the whole prior and
+        -inf for a replacement of a zero-likelihood point [nats]. The last `n_live` points are the final
+        live points.
+    n_live : number of live points.
+    status : why the run stopped.
+    insertion_uniforms : (r,) insertion ranks as values in [0, 1), uniform under correct sampling.
+    level_trace : {key: (levels,)} history, for example "logL", "logX", "n_calls", "acceptance", "loss".
+    n_calls : likelihood evaluations, failed ones included.
+    seconds : {"likelihood", "training", "ode", "rest", "total": s}.
+    n_compilations : number of compilations of the loop.
+    constraint_logmass : ln of the prior fraction that a constraint allows, and its error.
+    info : JSON-able facts: "name", "seed", "path" ("traced" or "hosted"), "fingerprint", "warnings" (list
+        of str), ...
+    """
+
+    names: tuple
+    n_params: int
+    labels: dict
+    theta: np.ndarray
+    logL: np.ndarray
+    logL_birth: np.ndarray
+    n_live: int
+    status: Status
+    insertion_uniforms: np.ndarray = field(default_factory=lambda: np.empty(0))
+    level_trace: dict = field(default_factory=dict)
+    n_calls: int = 0
+    seconds: dict = field(default_factory=dict)
+    n_compilations: int = 0
+    constraint_logmass: tuple = (0.0, 0.0)
+    info: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        """Bring arrays to float64 and check their shapes."""
+        for name in ("theta", "logL", "logL_birth", "insertion_uniforms"):
+            object.__setattr__(self, name, np.asarray(getattr(self, name), np.float64))
+        object.__setattr__(self, "names", tuple(self.names))
+        object.__setattr__(self, "constraint_logmass", tuple(float(v) for v in self.constraint_logmass))
+        object.__setattr__(self, "level_trace", {k: np.asarray(v) for k, v in self.level_trace.items()})
+        n = len(self.logL)
+        if self.theta.shape != (n, len(self.names)) or self.logL_birth.shape != (n,):
+            raise OptionError(
+                f"Expected theta ({n}, {len(self.names)}) and logL_birth ({n},) beside logL ({n},) and "
+                f"{len(self.names)} names, got {self.theta.shape} and {self.logL_birth.shape}."
+            )
+
+    @cached_property
+    def evidence(self):
+        """Evidence, information and weights of the ledger, with errors from simulated volumes."""
+        if np.any(np.isfinite(self.logL)):
+            return evaluate_ledger(self.logL, self.logL_birth)
+        empty = np.full(len(self.logL), np.nan)
+        return Evidence(-np.inf, np.nan, np.nan, np.nan, np.nan, np.nan, empty, empty)
+
+    @property
+    def logZ(self):
+        """Ln of the evidence [nats]."""
+        return self.evidence.logZ
+
+    @property
+    def logZ_err(self):
+        """Standard error of ln Z [nats]."""
+        return self.evidence.logZ_err
+
+    @property
+    def D_KL(self):
+        """Kullback-Leibler divergence from prior to posterior [nats]."""
+        return self.evidence.D_KL
+
+    @property
+    def d_G(self):
+        """Bayesian model dimensionality."""
+        return self.evidence.d_G
+
+    @cached_property
+    def ess(self):
+        """Effective number of posterior samples (Kish); 0 without a point of finite log L."""
+        return effective_sample_size(self.evidence.logw) if np.isfinite(self.logZ) else 0.0
+
+    @cached_property
+    def n_unique_live(self):
+        """Number of different points among the final live points."""
+        return len(np.unique(self.theta[-self.n_live :, : self.n_params], axis=0))
+
+    @property
+    def efficiency(self):
+        """Accepted replacements per likelihood call; NaN if there was no call."""
+        return max(len(self.logL) - self.n_live, 0) / self.n_calls if self.n_calls else np.nan
+
+    @cached_property
+    def insertion_pvalue(self):
+        """Kolmogorov-Smirnov p-value of insertion ranks against uniform; None with fewer than 20."""
+        if len(self.insertion_uniforms) < MIN_RANKS:
+            return None
+        from scipy.stats import kstest
+
+        return float(kstest(self.insertion_uniforms, "uniform").pvalue)
+
+    @property
+    def live_fraction(self):
+        """Share of the final live points in the evidence."""
+        return (
+            float(np.exp(logsumexp(self.evidence.logw[-self.n_live :]))) if np.isfinite(self.logZ) else np.nan
+        )
+
+    def moments(self):
+        """Compute the posterior mean and standard deviation of each column, both (m,)."""
+        if not np.isfinite(self.logZ):
+            return np.full((2, len(self.names)), np.nan)
+        p = np.exp(self.evidence.logw)
+        theta, p = self.theta[p > 0], p[p > 0]
+        mean = p @ theta
+        return mean, np.sqrt(p @ (theta - mean) ** 2)
+
+    def __repr__(self):
+        """Name, evidence and status in one line."""
+        name = self.info.get("name") or "run"
+        return f"<Result of {name}: ln Z = {with_error(self.logZ, self.logZ_err)}, {self.status.name}>"
+
+    def __str__(self):
+        """Set everything that a user wants to know in one table of at most 100 columns."""
+        return render(self)
+
+    def samples(self):
+        """Hand the ledger to anesthetic.
+
+        Returns
+        -------
+        anesthetic.NestedSamples with names, LaTeX labels and births. Its logZ() differs from `logZ` by
+        about D_KL/(2 n_live), more beyond a large plateau: it shrinks volumes by n/(n+1) where we take
+        exp(-1/n).
+        Prior draws have birth -inf; if points of zero likelihood exist they have NaN, and replacements of
+        those points -inf.
+        """
+        from anesthetic import NestedSamples
+
+        latex = {name: f"${storage.math_label(label)}$" for name, label in self.labels.items() if label}
+        return NestedSamples(
+            data=self.theta,
+            columns=list(self.names),
+            logL=self.logL,
+            labels={name: latex.get(name, name) for name in self.names},
+            logL_birth=storage.exported_births(self.logL, self.logL_birth),
+            logzero=-np.inf,
+            label=self.info.get("name"),
+        )
+
+    def equal_weights(self, n=None, key=0):
+        """Draw equally weighted posterior points by systematic resampling.
+
+        Parameters
+        ----------
+        n : number of draws; default the effective sample size. More repeats points and adds no information.
+        key : seed, a non-negative int.
+
+        Returns
+        -------
+        (n, m) draws in random order.
+        """
+        n = int(self.ess) if n is None else n
+        if n < 1:
+            raise OptionError(f"Expected n >= 1 draws, got {n}; the effective sample size is {self.ess:.3g}.")
+        rng = np.random.default_rng(key)
+        return self.theta[rng.permutation(systematic_resample(rng, self.evidence.logw, n))]
+
+    def log_bayes_factor(self, other):
+        """Compare two models of the same data.
+
+        Parameters
+        ----------
+        other : Result of the model in the denominator.
+
+        Returns
+        -------
+        ln B = ln Z(self) - ln Z(other) and its standard error; constrained priors are those renormalised.
+        """
+        if not isinstance(other, Result):
+            raise OptionError(f"Expected a Result, got {type(other).__name__}. Type a.log_bayes_factor(b).")
+        for result in (self, other):
+            if not (result.status.complete or result.status is Status.USER_RULE):
+                warnings.warn(f"{result!r} is incomplete, and so is its Bayes factor.", stacklevel=2)
+        return self.logZ - other.logZ, float(np.hypot(self.logZ_err, other.logZ_err))
+
+    def save(self, directory):
+        """Save into a folder: arrays as npz, the rest as JSON, nothing pickled.
+
+        Returns
+        -------
+        Path of the manifest.
+        """
+        arrays = {f"level_trace/{k}": v for k, v in self.level_trace.items()}
+        arrays |= {k: getattr(self, k) for k in ("theta", "logL", "logL_birth", "insertion_uniforms")}
+        meta = {
+            k: getattr(self, k)
+            for k in (
+                "names",
+                "n_params",
+                "labels",
+                "n_live",
+                "n_calls",
+                "seconds",
+                "n_compilations",
+                "constraint_logmass",
+                "info",
+            )
+        }
+        return storage.write_run(directory, arrays, {**meta, "status": self.status.name})
+
+    @classmethod
+    def load(cls, directory):
+        """Load what `save` wrote; a missing, foreign or damaged folder raises FileError."""
+        arrays, meta = storage.read_run(directory)
+        prefix = "level_trace/"
+        trace = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+        arrays = {k: v for k, v in arrays.items() if not k.startswith(prefix)}
+        fields = {k: v for k, v in meta.items() if k in cls.__dataclass_fields__}
+        try:
+            return cls(**{**fields, **arrays, "level_trace": trace, "status": Status[meta["status"]]})
+        except (KeyError, TypeError, OptionError) as error:
+            raise FileError(
+                f"The run in {directory} lacks or contradicts a field ({error}). Restore it from a copy, "
+                "or run again."
+            ) from error
+
+    def write_polychord(self, root):
+        """Write PolyChord's files, which `anesthetic.read_chains(root)` reads with the same ln Z.
+
+        ROOT_dead-birth.txt, ROOT_phys_live-birth.txt and ROOT.paramnames carry every float64 exactly, the
+        labels, and points of zero likelihood (births NaN and -inf, see `samples`). Readers drop equal rows,
+        so repeats of a point differ in the last digits of their first parameter. Spaces and * inside of
+        names become _. Readers take log L <= -1e30 for zero: `read_chains(root, logzero=-numpy.inf)` keeps
+        such values apart.
+
+        Returns
+        -------
+        list of the paths written.
+        """
+        return storage.write_polychord(
+            root,
+            names=self.names,
+            n_params=self.n_params,
+            labels=self.labels,
+            theta=self.theta,
+            logL=self.logL,
+            logL_birth=self.logL_birth,
+            n_live=self.n_live,
+        )
+
+    def write_csv(self, path):
+        """Write anesthetic's csv, which `anesthetic.read_chains(path)` reads with the same ln Z.
+
+        Carries weights, labels, births, points of zero likelihood and repeats. The file is exact; pandas may
+        read a value back with a relative error of 1e-16.
+
+        Returns
+        -------
+        The path written: `path` with suffix .csv, without which the reader does not find it.
+        """
+        path = Path(path)
+        path = path if path.suffix == ".csv" else path.with_name(path.name + ".csv")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.samples().to_csv(path)
+        return path
+
+
+def merge(results):
+    """Merge runs of one problem into one result of more live points.
+
+    Parameters
+    ----------
+    results : Results with the same names, from different seeds.
+
+    Returns
+    -------
+    Result with the ledgers together (births say which points were alive when), live points, calls, seconds
+    and compilations summed, no level trace, the worst status, and the parts' facts in info["parts"].
+    """
+    results = list(results)
+    _check_mergeable(results)
+    first = results[0]
+    live = [np.arange(len(r.logL)) >= len(r.logL) - r.n_live for r in results]
+
+    def joined(name):
+        parts = [getattr(r, name) for r in results]
+        return np.concatenate(
+            [p[~a] for p, a in zip(parts, live, strict=True)]
+            + [p[a] for p, a in zip(parts, live, strict=True)]
+        )
+
+    keys = dict.fromkeys(k for r in results for k in r.seconds)
+    notes = dict.fromkeys(w for r in results for w in r.info.get("warnings", ()))
+    info = {
+        **{k: first.info[k] for k in ("name", "path", "fingerprint") if k in first.info},
+        "parts": [{**r.info, "n_live": r.n_live, "status": r.status.name} for r in results],
+        "warnings": list(notes),
+    }
+    return Result(
+        first.names,
+        first.n_params,
+        first.labels,
+        joined("theta"),
+        joined("logL"),
+        joined("logL_birth"),
+        n_live=sum(r.n_live for r in results),
+        status=max((r.status for r in results), key=SEVERITY.index),
+        insertion_uniforms=np.concatenate([r.insertion_uniforms for r in results]),
+        n_calls=sum(r.n_calls for r in results),
+        seconds={k: sum(r.seconds.get(k, 0.0) for r in results) for k in keys},
+        n_compilations=sum(r.n_compilations for r in results),
+        constraint_logmass=min((r.constraint_logmass for r in results), key=lambda m: m[1]),
+        info=info,
+    )
+
+
+def _check_mergeable(results):
+    """Refuse what is not several runs of one problem."""
+    if not results or not all(isinstance(r, Result) for r in results):
+        raise OptionError("Expected a non-empty list of Results. Type fusions.merge([result_a, result_b]).")
+    first = results[0]
+    for i, other in enumerate(results[1:], 1):
+        if (other.names, other.n_params) != (first.names, first.n_params):
+            only = [sorted(set(a.names) - set(b.names)) for a, b in ((first, other), (other, first))]
+            raise OptionError(
+                f"Can't merge runs of different problems: result 0 has {list(first.names)}, result {i} has "
+                f"{list(other.names)} (only in 0: {only[0]}, only in {i}: {only[1]}). Merge runs of one "
+                "problem."
+            )
+        if first.info.get("fingerprint") != other.info.get("fingerprint"):
+            raise OptionError(
+                f"Can't merge result 0 with result {i}: same names, other prior or labels. "
+                "Merge runs of one problem."
+            )
+        for j in range(i):
+            if np.array_equal(results[j].logL, other.logL) and len(np.unique(other.logL)) > 1:
+                raise OptionError(
+                    f"Results {j} and {i} are the same run twice, which would understate the error. "
+                    "Run with different keys."
+                )

@@ -1,0 +1,232 @@
+"""Files of a finished run: our own folder, PolyChord's text files, and what both need to know of anesthetic.
+
+Functions over arrays; `result.py` is the only caller. Nothing is pickled.
+"""
+
+import hashlib
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from fusions.errors import FileError
+
+FORMAT, VERSION = "fusions-result", 1
+MANIFEST = "result.json"
+ANESTHETIC_LOGZERO = -1e30
+
+
+def _jsonable(value):
+    """Turn numpy values into plain ones and whatever else into text."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return str(value)
+
+
+def write_atomically(path, data):
+    """Write bytes so that a crash leaves either the old file or the new one, never a part."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.part")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_run(directory, arrays, meta):
+    """Write named arrays and JSON-able metadata into a folder.
+
+    The arrays' file is named after its content and the manifest is replaced last, so a crash at any
+    moment leaves a readable run.
+
+    Parameters
+    ----------
+    directory : path of the folder; made if missing.
+    arrays : dict of arrays, stored as npz.
+    meta : dict, stored as JSON in the manifest.
+
+    Returns
+    -------
+    Path of the manifest.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    data = buffer.getvalue()
+    digest = hashlib.sha256(data).hexdigest()
+    name = f"arrays-{digest[:12]}.npz"
+    write_atomically(directory / name, data)
+    manifest = {"format": FORMAT, "version": VERSION, "arrays": name, "sha256": digest, **meta}
+    text = json.dumps(manifest, indent=1, default=_jsonable)
+    write_atomically(directory / MANIFEST, text.encode())
+    for old in directory.glob("arrays-*.npz"):
+        if old.name != name:
+            old.unlink()
+    return directory / MANIFEST
+
+
+def _read_manifest(directory):
+    """Return the manifest of a folder, or say what is wrong with it."""
+    path = directory / MANIFEST
+    if not path.is_file():
+        raise FileError(
+            f"Expected a saved run in {directory}, found no {MANIFEST} there. Give the folder that was given "
+            "to Result.save, or to `fusions run -o`."
+        )
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FileError(f"{path} is damaged ({error}). Restore it from a copy, or run again.") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise FileError(
+            f'{path} was not written by fusions: expected "format": "{FORMAT}". Give a folder '
+            "written by Result.save."
+        )
+    if manifest.get("version") != VERSION:
+        raise FileError(
+            f"{path} has format version {manifest.get('version')}, this fusions reads version {VERSION}. "
+            "Install the fusions that wrote it."
+        )
+    return manifest
+
+
+def read_run(directory):
+    """Read what `write_run` wrote.
+
+    Returns
+    -------
+    arrays, meta : dicts; the arrays' checksum has been compared.
+
+    Raises
+    ------
+    FileError
+        If the folder is missing, foreign, damaged or of another format version.
+    """
+    directory = Path(directory)
+    manifest = _read_manifest(directory)
+    path = directory / str(manifest.get("arrays"))
+    if not path.is_file():
+        raise FileError(
+            f"{directory / MANIFEST} names {path.name}, which is missing. Copy the whole folder, "
+            "not only the manifest."
+        )
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != manifest.get("sha256"):
+        raise FileError(
+            f"{path} is truncated or changed: its checksum is not the one in {MANIFEST}. Restore it from a "
+            "copy, or run again."
+        )
+    with np.load(io.BytesIO(data), allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}, manifest
+
+
+def exported_births(logL, logL_birth, logzero=-np.inf):
+    """Turn a ledger's births into those that anesthetic counts correctly.
+
+    Without zero-likelihood points prior draws get -inf, as everywhere. With them, rows with
+    log L = birth = -inf would be dropped, so prior draws keep NaN and replacements of zero-likelihood points
+    have -inf.
+
+    Parameters
+    ----------
+    logL, logL_birth : (N,) ledger [nats].
+    logzero : log L at or below it counts as zero likelihood [nats].
+
+    Returns
+    -------
+    (N,) births.
+    """
+    if np.any(logL <= logzero):
+        return logL_birth.copy()
+    return np.where(np.isnan(logL_birth), -np.inf, logL_birth)
+
+
+def _as_text(text):
+    """Set plain text upright inside of LaTeX's mathematics."""
+    for character in "_%#&":
+        text = text.replace(character, "\\" + character)
+    return r"\mathrm{" + text.replace(" ", r"\ ") + "}" if text else ""
+
+
+def math_label(label):
+    r"""Rewrite a label as LaTeX mathematics without dollar signs, the form that PolyChord's files keep.
+
+    Examples
+    --------
+    >>> math_label(r"$\omega$"), math_label(r"\omega")
+    ('\\omega', '\\omega')
+    >>> math_label(r"speed $v$ [m/s]")
+    '\\mathrm{speed\\ }v\\mathrm{\\ [m/s]}'
+    """
+    if "$" in label:
+        return "".join(piece if i % 2 else _as_text(piece) for i, piece in enumerate(label.split("$")))
+    is_text = " " in label and not set(label) & set("\\^_{}")
+    return _as_text(label) if is_text else label
+
+
+def distinct_rows(rows):
+    """Make equal rows differ in the last digits of their first column, for readers that drop repeats.
+
+    Parameters
+    ----------
+    rows : (N, m) table; rows with a NaN are never equal.
+    """
+    rows = np.array(rows, np.float64)
+    for _ in range(8):
+        _, first, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+        if len(first) == len(rows):
+            break
+        order = np.argsort(inverse.ravel(), kind="stable")
+        group = inverse.ravel()[order]
+        occurrence = np.empty(len(rows))
+        occurrence[order] = np.arange(len(rows)) - np.searchsorted(group, group)
+        step = np.where(np.isfinite(rows[:, 0]), np.spacing(np.abs(rows[:, 0])), 0.0)
+        rows[:, 0] += occurrence * step
+    return rows
+
+
+def _paramnames(names, n_params, labels):
+    """Return the lines of .paramnames: no spaces or asterisks inside of a name, * after a derived one."""
+    lines = []
+    for i, name in enumerate(names):
+        plain = "_".join(name.replace("*", "_").split())
+        label = math_label(labels[name]) if labels.get(name) else _as_text(name) if plain != name else ""
+        lines.append(f"{plain}{'*' if i >= n_params else ''} {label}".rstrip())
+    return lines
+
+
+def write_polychord(root, *, names, n_params, labels, theta, logL, logL_birth, n_live):
+    """Write a ledger as PolyChord does; 17 digits keep every float64 as it is.
+
+    Parameters
+    ----------
+    root : path without suffix, for example ``chains/run``.
+    names, n_params, labels : columns, how many of them are parameters, and {name: LaTeX}.
+    theta, logL, logL_birth : (N, m), (N,), (N,) ledger; its last `n_live` rows are the live points.
+    n_live : number of live points.
+
+    Returns
+    -------
+    list of the paths written.
+    """
+    root = Path(root)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    births = exported_births(logL, logL_birth, ANESTHETIC_LOGZERO)
+    rows = distinct_rows(np.column_stack([theta, logL, births]))
+    n_dead = len(rows) - n_live if len(rows) > n_live else len(rows)
+    paths = [
+        root.with_name(root.name + end) for end in ("_dead-birth.txt", ".paramnames", "_phys_live-birth.txt")
+    ]
+    np.savetxt(paths[0], rows[:n_dead], fmt="%.17g")
+    paths[1].write_text("\n".join(_paramnames(names, n_params, labels)) + "\n", encoding="utf-8")
+    if n_dead == len(rows):
+        paths[2].unlink(missing_ok=True)
+        return paths[:2]
+    np.savetxt(paths[2], rows[n_dead:], fmt="%.17g")
+    return paths

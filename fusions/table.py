@@ -1,0 +1,155 @@
+"""The table that `print(result)` shows: functions that turn a Result into lines of at most 100 columns."""
+
+import textwrap
+
+import numpy as np
+
+from fusions.errors import Status
+
+WIDTH, LABEL, LEFT, RIGHT = 100, 19, 27, 22
+CLOCKS = {"ode": "ODE"}
+
+
+def render(result):
+    """Set evidence, checks, cost, parameters and warnings of a Result in one table."""
+    return "\n".join(
+        [
+            *_title(result),
+            *_evidence_lines(result),
+            *_check_lines(result),
+            *_cost_lines(result),
+            *_parameter_lines(result),
+            *_warning_lines(result),
+        ]
+    )
+
+
+def with_error(value, err):
+    """Write a value with its error to two significant digits of the error.
+
+    Examples
+    --------
+    >>> with_error(-5.8041, 0.0987), with_error(12345.6, 210.0), with_error(2.0, 0.0)
+    ('-5.804 +- 0.099', '12350 +- 210', '2 +- 0')
+    """
+    if not np.isfinite(value) or not np.isfinite(err):
+        return "unknown" if np.isnan(value) else f"{value:.6g} +- unknown"
+    if err <= 1e-12 * max(1.0, abs(value)):
+        return f"{round(value, 11) + 0.0:.10g} +- 0"
+    decimals = 1 - int(f"{err:.1e}".split("e")[1])
+    top = int(f"{max(abs(value), err):.1e}".split("e")[1])
+    if decimals > 6 or top > 6:
+        digits = max(decimals + top, 0)
+        return f"({value / 10.0**top:.{digits}f} +- {err / 10.0**top:.{digits}f})e{top}"
+    shown = max(decimals, 0)
+    return f"{round(value, decimals) + 0.0:.{shown}f} +- {round(err, decimals):.{shown}f}"
+
+
+def _line(label, left, right=""):
+    """Set one row of the table: label, value, and a second label with its value; wrapped at the width."""
+    text = f"{left:<{LEFT}}{right}" if right else left
+    wrapped = textwrap.wrap(text, WIDTH - LABEL, drop_whitespace=len(text) > WIDTH - LABEL) or [""]
+    return [
+        (f"{label:<{LABEL}}" if i == 0 else " " * LABEL) + part.rstrip() for i, part in enumerate(wrapped)
+    ]
+
+
+def _cut(text, width):
+    """Shorten a text to a width on one line."""
+    text = " ".join(text.split())
+    return text if len(text) <= width else text[: max(width - 3, 0)] + "..."
+
+
+def _title(result):
+    """Name and status; a status that makes the evidence incomplete stands out."""
+    facts = [f"n_live {result.n_live}", *(f"{k} {result.info[k]}" for k in ("seed",) if k in result.info)]
+    facts = ", ".join(facts + ([f"{result.info['path']} likelihood"] if "path" in result.info else []))
+    name = _cut(str(result.info.get("name", "")), WIDTH - LABEL - len(facts) - 2)
+    head = f"{'fusions':<{LABEL}}{name}"
+    lines = [head + facts.rjust(WIDTH - len(head)), "-" * WIDTH]
+    if result.status.complete:
+        return [*lines, *_line("status", result.status.value)]
+    early = result.status is Status.USER_RULE
+    lines += _line("STOPPED EARLY" if early else "!! INCOMPLETE !!", result.status.value)
+    if np.isnan(result.live_fraction):
+        return lines
+    after = "what they would still find is not in it." if early else "do not quote it as the answer."
+    return lines + _line("", f"Live points hold {_percent(result.live_fraction)} of this evidence; {after}")
+
+
+def _percent(fraction):
+    """Write a fraction in percent: two digits, or one decimal below ten."""
+    return "?" if np.isnan(fraction) else f"{100 * fraction:.{0 if fraction >= 0.0995 else 1}f} %"
+
+
+def _evidence_lines(result):
+    """Evidence, information, dimensionality, and what a constraint does to them."""
+    e, log10 = result.evidence, np.log(10.0)
+    log10_Z = with_error(e.logZ / log10, e.logZ_err / log10)
+    lines = _line("ln Z", with_error(e.logZ, e.logZ_err), f"{'log10 Z':<{RIGHT}}{log10_Z}")
+    dimension = f"{'model dimensionality':<{RIGHT}}{with_error(e.d_G, e.d_G_err)}"
+    lines += _line("D_KL", f"{with_error(e.D_KL, e.D_KL_err)} nats", dimension)
+    log_f, err = result.constraint_logmass
+    if log_f:
+        text = (
+            "ln Z is relative to the prior renormalised on the allowed region; that region holds a fraction "
+            f"{np.exp(log_f):.3g} of the prior: add ln f = {with_error(log_f, err)} for the unconstrained "
+            "convention."
+        )
+        lines += _line("constraint", text)
+    return lines
+
+
+def _check_lines(result):
+    """Effective samples, clones and insertion ranks in words."""
+    n_live = min(result.n_live, len(result.logL))
+    clones = result.n_unique_live < 0.5 * n_live and result.status is not Status.PLATEAU
+    unique = f"{result.n_unique_live:,} of {n_live:,}{'  (many clones)' if clones else ''}"
+    left = f"{result.ess:,.0f} of {len(result.logL):,} points"
+    lines = _line("posterior ESS", left, f"{'unique live points':<{RIGHT}}{unique}")
+    p = result.insertion_pvalue
+    if p is None:
+        text = f"not tested: {len(result.insertion_uniforms)} replacements, 20 are needed"
+    elif p > 0.01:
+        text = f"p = {p:.2g}: consistent with uniform (no sign of bias)"
+    elif p > 1e-4:
+        text = f"p = {p:.1g}: doubtful: compare with a run of more moves per replacement"
+    else:
+        text = (
+            f"p = {p:.0e}: replacements are biased: do not trust this ln Z; run again with more moves per "
+            "replacement or more live points"
+        )
+    return lines + _line("insertion ranks", text)
+
+
+def _cost_lines(result):
+    """Count calls and say where the time went."""
+    each = f" ({1 / result.efficiency:.3g} per replacement)" if result.efficiency > 0 else ""
+    efficiency = f"{'efficiency':<{RIGHT}}{_percent(result.efficiency)}{each}"
+    lines = _line("likelihood calls", f"{result.n_calls:,}", efficiency)
+    parts = {k: v for k, v in result.seconds.items() if k != "total"}
+    total = result.seconds.get("total", sum(parts.values()))
+    shares = ", ".join(f"{CLOCKS.get(k, k)} {100 * v / total:.0f} %" for k, v in parts.items() if total > 0)
+    compiled = f"{result.n_compilations} compilation{'' if result.n_compilations == 1 else 's'}"
+    return lines + _line("time", f"{total:.1f} s{': ' + shares if shares else ''};  {compiled}")
+
+
+def _parameter_lines(result, most=40):
+    """Posterior mean and standard deviation of each column."""
+    width = min(max(map(len, result.names), default=0), 40) + 2
+    lines = _line("parameters", f"{'':<{width}}posterior mean +- sd")
+    rows = list(zip(result.names, *result.moments(), strict=True))
+    for i, (name, mean, sd) in enumerate(rows[:most]):
+        derived = "   (derived)" if i >= result.n_params else ""
+        shown = _cut(name, width - 2)
+        lines += [" " * LABEL + f"{shown:<{width}}{with_error(mean, sd)}{derived}"]
+    return lines + ([" " * LABEL + f"... and {len(rows) - most} more"] if len(rows) > most else [])
+
+
+def _warning_lines(result):
+    """Every warning of the run, wrapped."""
+    return [
+        line
+        for i, text in enumerate(result.info.get("warnings", ()))
+        for line in _line("warnings" if i == 0 else "", f"- {text}")
+    ]
