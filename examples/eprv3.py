@@ -1,11 +1,12 @@
 """Radial-velocity model of the EPRV3 evidence challenge: planets on Keplerian orbits in correlated noise.
 
-The challenge (Nelson et al. 2020, arXiv:1806.04683; data in data/eprv3, MIT licence) fixes data, likelihood and
-priors. `problem(data_set, n_planets)` is the model with the narrow period priors; it has 2 + 5 n_planets parameters:
+The challenge (Nelson et al. 2020, arXiv:1806.04683; data in data/eprv3, MIT licence) fixes data, likelihood
+and priors. `problem(data_set, n_planets)` is the model with the narrow period priors; its parameters are C,
+sigma_J and five for each planet:
 
-==========  ==========================================  =======================================================
+==========  ==========================================  =============================================
 name        meaning                                     prior
-==========  ==========================================  =======================================================
+==========  ==========================================  =============================================
 C           velocity offset [m/s]                       uniform on (-1000, 1000)
 sigma_J     jitter [m/s]                                p ~ 1 / (1 + sigma_J / (1 m/s)) on (0, 99)
 P1          orbital period [days]                       log-uniform on the bounds of the data set
@@ -13,10 +14,11 @@ K1          velocity semi-amplitude [m/s]               p ~ 1 / (1 + K / (1 m/s)
 e1          eccentricity                                Rayleigh(0.2) truncated to (0, 1)
 omega1      argument of periastron [rad]                uniform on the circle
 M1          mean anomaly at the middle of the data      uniform on the circle
-==========  ==========================================  =======================================================
+==========  ==========================================  =============================================
 
-Accurate in float32 because everything that does not depend on the parameters happens once, in float64, on the host:
-the covariance is factorised, data and model live in its eigenbasis, and times are counted from the middle of the data.
+Accurate in float32 because everything that does not depend on the parameters happens once, in float64, on the
+host: the covariance is factorised, data and model live in its eigenbasis, and times are counted from the
+middle of the data.
 """
 
 import math
@@ -44,9 +46,10 @@ C_MAX = 1000.0
 E_SCALE = 0.2
 
 # log10 Z of data sets 1 to 4, narrow period priors; {method: {n_planets: values}}.
-# "quadrature": numerical integration, error 1e-6 (0 planets) and 0.0015 (1 planet). The others were submitted to the
-# challenge (Nelson et al. 2020 and the repositories of github.com/EPRV3EvidenceChallenge): variational Bayes with
-# importance sampling (long runs), MultiNest and MultiNest with importance nested sampling, both with 2000 live points.
+# Quadrature: numerical integration, error 1e-6 (0 planets) and 0.0015 (1 planet), no sampler involved.
+# The others were submitted to the challenge (Nelson et al. 2020 and github.com/EPRV3EvidenceChallenge):
+# variational Bayes with importance sampling (long runs), MultiNest and MultiNest with importance nested
+# sampling, both with 2000 live points.
 PUBLISHED = {
     "quadrature": {
         0: (-211.977390, -197.109759, -169.644475, -161.622370),
@@ -173,8 +176,10 @@ def orbit(t, P, K, e, omega, M):
 
 def planets(t, theta, n_planets):
     """Sum the (n,) velocities [m/s] of the planets of a parameter dictionary; they do not interact."""
-    keys = ("P", "K", "e", "omega", "M")
-    return sum((orbit(t, *(theta[f"{k}{i}"] for k in keys)) for i in range(1, n_planets + 1)), jnp.zeros(len(t)))
+    velocity = jnp.zeros(len(t))
+    for i in range(1, n_planets + 1):
+        velocity += orbit(t, *(theta[f"{name}{i}"] for name in ("P", "K", "e", "omega", "M")))
+    return velocity
 
 
 def loglikelihood(data: DataSet, n_planets: int):

@@ -91,21 +91,22 @@ def joint(names: Sequence[str], sample: Callable, log_prob: Callable) -> Block:
     key, d = jax.random.key(0), len(names)
     draws = _checked_draws(sample, key, WHITENING_DRAWS, d)
     if not np.array_equal(draws[:16], _checked_draws(sample, key, WHITENING_DRAWS, d)[:16]):
-        text = "joint: sample(key, n) gave other draws for the same key; seed it by the key to make runs repeatable."
+        text = "joint: sample(key, n) gave other draws for the same key; seed it by the key, to repeat runs."
         warnings.warn(text, stacklevel=2)
     shift = draws.mean(axis=0)
     scale = _cholesky(np.cov(draws, rowvar=False).reshape(d, d), "joint: the covariance of the draws")
-    traceable = is_traceable(log_prob, jax.ShapeDtypeStruct((d,), scalar_shape().dtype))
+    traced = is_traceable(log_prob, jax.ShapeDtypeStruct((d,), scalar_shape().dtype))
     for point in draws[:8]:
-        value = np.asarray(log_prob(jnp.asarray(point) if traceable else point))
+        value = np.asarray(log_prob(jnp.asarray(point) if traced else point))
         if value.shape != () or value.dtype.kind not in "fiu" or not np.isfinite(value):
-            msg = f"joint: expected log_prob(x ({d},)) to be one finite number at a draw of sample, got {value!r}."
+            msg = f"joint: expected log_prob(x ({d},)) to be one finite number at a draw, got {value!r}."
             raise PriorError(msg)
     theta = partial(_affine, shift=shift, scale=scale)
     log_det = float(np.log(np.diag(scale)).sum())
-    density = partial(_joint_density, function=log_prob, theta=theta, log_det=log_det, traceable=traceable)
+    density = partial(_joint_density, function=log_prob, theta=theta, log_det=log_det, traced=traced)
     draw = partial(_joint_draw, sample=sample, shift=shift, scale=scale)
-    return Block(names, d, theta, "joint", (False,) * d, True, draw, density, traceable)
+    straight = (False,) * d
+    return Block(names, d, theta, "joint", straight, draw=draw, log_prob=density, log_prob_traceable=traced)
 
 
 def transform(prior_transform: Callable, names: Sequence[str]) -> Block:
@@ -126,7 +127,7 @@ def transform(prior_transform: Callable, names: Sequence[str]) -> Block:
         msg = f"transform: the prior transform raised {type(error).__name__}: {error}, at u = 0.5 everywhere."
         raise PriorError(msg) from error
     if value.shape != (d,):
-        msg = f"transform: expected the prior transform to return shape ({d},) for {names}, got {value.shape}."
+        msg = f"transform: expected the function to return shape ({d},) for {names}, got {value.shape}."
         raise PriorError(msg)
     theta = partial(_cube if traceable else _host_cube, function=prior_transform)
     return Block(names, d, theta, "transform", (False,) * d, traceable)
@@ -139,7 +140,7 @@ def check_names(names: Sequence[str], where: str, error: type[Exception] = Prior
         raise error(msg)
     for name in names:
         if not isinstance(name, str) or not name.strip():
-            msg = f"{where}: expected every name to be a non-empty string, got {name!r} in {list(names)!r}."
+            msg = f"{where}: expected every name to be a non-empty string, got {name!r}."
             raise error(msg)
     double = sorted({name for name in names if list(names).count(name) > 1})
     if double:
@@ -154,7 +155,7 @@ def check_names(names: Sequence[str], where: str, error: type[Exception] = Prior
 def one_parameter(name: str, value: Any) -> Block:
     """Return the block of one named parameter, from a distribution or a frozen scipy distribution."""
     if isinstance(value, Block):
-        msg = f"Prior: a block of several parameters takes no name; write Prior({value.label}(...)), not {name}=."
+        msg = f"Prior: a block of parameters takes no name; write Prior({value.label}(...)), not {name}=."
         raise PriorError(msg)
     if not isinstance(value, Distribution) and (hasattr(value, "dist") or hasattr(value, "rvs")):
         value = from_scipy(value)
@@ -176,7 +177,7 @@ def positional(block: Any) -> Block:
     if isinstance(block, Distribution) or hasattr(block, "dist"):
         msg = f"Prior: a one-dimensional prior needs a name; write Prior(x={block!r})."
     else:
-        msg = f"Prior: expected priors as name=distribution or blocks, got {block!r}; write Prior(**parameters)."
+        msg = f"Prior: expected name=distribution, or blocks, got {block!r}; write Prior(**parameters)."
     raise PriorError(msg)
 
 
@@ -234,11 +235,11 @@ def _joint_draw(key: Any, n: int, sample: Callable, shift: np.ndarray, scale: np
 
 
 def _joint_density(
-    x: jax.Array, function: Callable, theta: Callable, log_det: float, traceable: bool
+    x: jax.Array, *, function: Callable, theta: Callable, log_det: float, traced: bool
 ) -> jax.Array:
     """Return log p(x) = log p(theta) + ln |d theta / dx| at one point."""
     point = theta(x)
-    if traceable:
+    if traced:
         value = function(point)
     else:
         shape = jax.ShapeDtypeStruct((), x.dtype)

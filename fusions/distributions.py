@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -51,7 +52,7 @@ class Distribution:
 
     def theta(self, x: Any) -> Any:
         """Return theta at the internal coordinate x (a normal latent, or an angle if periodic)."""
-        if not self.periodic:
+        if self.from_unit is None:
             return self.from_latent(x)
         return self.from_unit(_turns(x) if self.traceable else _host_turns(x))
 
@@ -109,6 +110,10 @@ def truncated_normal(mu: float, sigma: float, lo: float, hi: float) -> Distribut
     from scipy.stats import truncnorm
 
     standard = truncnorm((lo - mu) / sigma, (hi - mu) / sigma)
+    mirrored = truncnorm((mu - hi) / sigma, (mu - lo) / sigma)  # scipy's own isf loses the upper tail
+    standard = SimpleNamespace(
+        ppf=standard.ppf, isf=lambda p: -mirrored.ppf(p), pdf=standard.pdf, support=standard.support
+    )
     return Distribution(name, (mu, sigma, lo, hi), tabulate(standard, mu, sigma, (lo, hi)))
 
 
@@ -206,7 +211,8 @@ def icdf(function: Callable, *, periodic: bool = False) -> Distribution:
         msg = f"icdf: expected the function to return one finite number, got {values[1]!r} at u=0.5."
         raise PriorError(msg)
     latent = partial(_icdf if traceable else _host_icdf, function=function)
-    return Distribution("icdf", (function,), latent, function, bool(periodic), traceable=traceable)
+    unit = function if periodic else None
+    return Distribution("icdf", (function,), latent, unit, bool(periodic), traceable=traceable)
 
 
 def from_scipy(frozen: Any) -> Distribution:
@@ -232,7 +238,7 @@ def from_scipy(frozen: Any) -> Distribution:
     scale = options.pop("scale", 1.0) if scale is None else scale
     words = [*shapes, *options.values(), loc, scale]
     if any(np.shape(w) != () for w in words):
-        msg = f"from_scipy: expected scalar arguments, got an array in {words!r}; make one prior per parameter."
+        msg = f"from_scipy: expected scalars, got an array in {words!r}; make one prior per parameter."
         raise PriorError(msg)
     loc, scale = _number("from_scipy", "loc", loc), _positive("from_scipy", "scale", scale)
     latent = tabulate(family(*shapes, **options), loc, scale)

@@ -19,8 +19,8 @@ class Engine(NamedTuple):
     Attributes
     ----------
     evaluator : the problem's likelihood.
-    init_params : (keys (2,), population) -> params of both halves.
-    tune : (keys (2,), population, params, info) -> params of both halves.
+    init_params : (key, population) -> the kernel's params.
+    tune : (key, population, params, info) -> params.
     walk : (key, params, walkers, threshold) -> Walk.
     blank_info : the report before any walk, all nan.
     traces : how often each function was traced.
@@ -49,21 +49,15 @@ def make_engine(problem, settings):
 
         return jax.jit(run)
 
-    def tune(keys, population, params, info):
-        return jax.lax.map(lambda a: kernel.tune(*a), (keys, population, params, drive.complement(info)))
-
-    def init_params(keys, population):
-        return jax.lax.map(lambda a: kernel.init_params(*a), (keys, population))
-
     if evaluator.inside is None:
         walk = drive.hosted(kernel, evaluator.rows, counted)
     else:
         walk = drive.fused(kernel, evaluator.inside, counted)
-    return Engine(evaluator, counted("init", init_params), counted("tune", tune), walk, _blank_info(kernel, space), traces)
+    return Engine(evaluator, counted("init", kernel.init_params), counted("tune", kernel.tune), walk, _blank_info(kernel, space), traces)
 
 
 def _blank_info(kernel, space):
-    """Make a report of nan in the shapes of the kernel's own, for both halves."""
+    """Make a report of nan in the shapes of the kernel's own."""
     x = jnp.zeros((2, space.dim))
     walkers = Walkers(x, x[:, 0], jnp.zeros((2, space.n_blobs)), jnp.ones(2, bool))
 
@@ -72,4 +66,4 @@ def _blank_info(kernel, space):
         return kernel.finish(kernel.init(key, params, walkers))[1]
 
     shapes = jax.eval_shape(report, jax.random.key(0))
-    return jax.tree.map(lambda leaf: jnp.full((2, *leaf.shape), jnp.nan, leaf.dtype), shapes)
+    return jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), shapes)

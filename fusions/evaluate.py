@@ -17,37 +17,19 @@ class Evaluator(NamedTuple):
     ----------
     inside : x (n, d) -> (logL (n,), blobs (n, b)) for use inside jit; None for a black box.
     rows : the same for numpy arrays on the host, float64.
-    theta : x (n, d) -> parameter vectors (n, n_parameters), float64.
     """
 
     inside: Callable | None
     rows: Callable
-    theta: Callable
-
-
-def describe(names, theta):
-    """Write one parameter vector as 'm=1.2, c=0.3'."""
-    return ", ".join(f"{name}={value:.10g}" for name, value in zip(names, theta, strict=False))
 
 
 def make_evaluator(problem):
     """Make the `Evaluator` of a `Problem`."""
-    prior = problem.prior
-    if prior.traceable:
-        mapped = jax.jit(jax.vmap(prior.theta))
-
-        def theta(x):
-            return np.asarray(mapped(x), np.float64)
-    else:
-
-        def theta(x):
-            return np.stack([np.asarray(prior.theta(row), np.float64) for row in np.asarray(x)])
-
     if not problem.traceable:
-        return Evaluator(None, lambda x: problem.call_rows(theta(x)), theta)
+        return Evaluator(None, lambda x: problem.call_rows(problem.prior.theta_rows(x)))
 
     def one(x):
-        logL, blobs = problem.call_one(prior.theta(x))
+        logL, blobs = problem.call_one(problem.prior.theta(x))
         return jnp.asarray(logL, x.dtype), jnp.asarray(blobs, x.dtype)
 
     inside = jax.vmap(one)
@@ -57,15 +39,36 @@ def make_evaluator(problem):
         logL, blobs = compiled(x)
         return np.asarray(logL, np.float64), np.asarray(blobs, np.float64)
 
-    return Evaluator(inside, rows, theta)
+    return Evaluator(inside, rows)
 
 
-def reject_invalid(problem, evaluator, x, logL):
+def evaluate_in_chunks(function, x, size):
+    """Apply a function of rows (n, d) in chunks of one shape, the last one padded, so that it compiles once.
+
+    Returns
+    -------
+    list of the outputs, each a tuple of arrays, without the padding.
+    """
+    out = []
+    for i in range(0, len(x), size):
+        rows = x[i : i + size]
+        padded = np.concatenate([rows, np.repeat(rows[:1], size - len(rows), axis=0)])
+        out.append(tuple(column[: len(rows)] for column in function(padded)))
+    return out
+
+
+def describe(problem, x):
+    """Write the parameters at one point x (d,) as 'm=1.2, c=0.3'."""
+    theta = problem.prior.theta_rows(np.asarray(x)[None])[0]
+    return ", ".join(f"{name}={value:.10g}" for name, value in zip(problem.prior.names, theta, strict=True))
+
+
+def reject_invalid(problem, x, logL):
     """Raise a LikelihoodError that names the parameter values of the first NaN or +inf in logL (n,)."""
     invalid = np.isnan(logL) | (logL == np.inf)
     if invalid.any():
         i = int(np.argmax(invalid))
-        where = describe(problem.prior.names, evaluator.theta(x[i : i + 1])[0])
         raise LikelihoodError(
-            f"The log-likelihood is {logL[i]} at {where}; expected a finite number, or -inf where the likelihood is zero. "
-            "Return -inf for impossible parameters, and look for a division by zero or a logarithm of a negative number there.")
+            f"The log-likelihood is {logL[i]} at {describe(problem, x[i])}; expected a finite number, or -inf where the likelihood is "
+            "zero. Return -inf for impossible parameters, and look for a division by zero or a logarithm of a negative number there."
+        )

@@ -92,7 +92,10 @@ class Prior:
     ) -> None:
         for word, function in (("transform", transform), ("constraint", constraint)):
             if function is not None and not callable(function):
-                msg = f"Prior: {word}= must be a function of a dict, got {function!r}; no parameter may have this name."
+                msg = (
+                    f"Prior: {word}= must be a function of a dict, got {function!r}; "
+                    f"a parameter can't be called {word!r}."
+                )
                 raise PriorError(msg)
         parts = (*map(positional, blocks), *(one_parameter(k, v) for k, v in parameters.items()))
         own = [name for part in parts for name in part.names]
@@ -151,9 +154,7 @@ class Prior:
         for block, part in _slices(self, x):
             if block.log_prob is not None:
                 total = total + block.log_prob(part)
-        allowed = jnp.all(jnp.isfinite(x)) & ~jnp.isnan(total)
-        if self.constraint is not None:
-            allowed = allowed & _allowed(self, x)
+        allowed = jnp.all(jnp.isfinite(x)) & ~jnp.isnan(total) & _allowed(self, x)
         return jnp.where(allowed, total, -jnp.inf)
 
     def sample(self, key: Any, n: int) -> jax.Array:
@@ -218,7 +219,7 @@ def _draw(prior: Prior, key: Any, n: int) -> jax.Array:
     x = jax.random.normal(key_normal, (n, prior.dim))
     if any(prior.periodic):
         angles = jax.random.uniform(key_angle, (n, prior.dim), minval=-math.pi, maxval=math.pi)
-        x = jnp.where(np.array(prior.periodic), angles, x)
+        x = jnp.where(np.array(prior.periodic)[None], angles, x)
     for i, (block, columns) in enumerate(_slices(prior, np.arange(prior.dim))):
         if block.draw is not None:
             own = block.draw(jax.random.fold_in(key_own, i), n)
@@ -256,23 +257,24 @@ def _host_vector(prior: Prior, values: dict[str, Any]) -> np.ndarray:
     """Return the values in the order of the names, in float64."""
     missing = [name for name in prior.names if name not in values]
     if missing:
-        msg = f"Prior: the transform returned no {missing[0]!r} at {values}; it must return the same names always."
+        msg = f"Prior: the transform returned no {missing[0]!r} at {values}; it must always return it."
         raise PriorError(msg)
     return np.array([values[name] for name in prior.names], float)
 
 
 def _host_allowed(rows: Any, prior: Prior) -> np.ndarray:
     """Return the constraint at rows (..., m) of theta, or of `_front` where theta is not traceable."""
-    rows = np.asarray(rows, float)
-    flags = []
+    rows, flags, constraint = np.asarray(rows, float), [], prior.constraint or (lambda _: True)
     for row in rows.reshape(-1, rows.shape[-1]):
         values = dict(zip(prior.names, row, strict=True)) if prior.theta_traceable else _finish(prior, row)
-        flags.append(bool(prior.constraint(values)))
+        flags.append(bool(constraint(values)))
     return np.array(flags, bool).reshape(rows.shape[:-1])
 
 
 def _allowed(prior: Prior, x: jax.Array) -> jax.Array:
     """Return whether the constraint holds at one point; inside JAX code, through the host if it must."""
+    if prior.constraint is None:
+        return jnp.ones((), bool)
     if prior.constraint_traceable:
         return jnp.asarray(prior.constraint(prior.dict(x)), bool)
     row = prior.theta(x) if prior.theta_traceable else _front(prior, x)
@@ -305,7 +307,7 @@ def _hopeless(prior: Prior, found: int, drawn: int) -> PriorError:
 def _probe(prior: Prior, what: str, function: Callable) -> tuple[Any, bool]:
     """Return the user's function at one prior draw, and whether JAX can trace it."""
     x = _draw(prior, jax.random.key(0), 1)[0]
-    theta = prior.theta(x)
+    theta = jax.jit(prior.theta)(x) if prior.theta_traceable else prior.theta(x)
     names = prior.names
     shapes = [scalar_shape()] * len(names)
     traced = prior.theta_traceable and is_traceable(
@@ -345,6 +347,6 @@ def _check_constraint(prior: Prior) -> None:
         return
     result, traced = _probe(prior, "constraint", prior.constraint)
     if np.shape(result) != () or np.asarray(result).dtype.kind != "b":
-        msg = f"Prior: expected constraint(dict) to return True or False, got {result!r}; write for example a < b."
+        msg = f"Prior: expected constraint(dict) to return True or False, got {result!r}; write e.g. a < b."
         raise PriorError(msg)
     _set(prior, constraint_traceable=traced)

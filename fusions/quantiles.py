@@ -44,14 +44,14 @@ def tabulate(standard: Any, loc: float, scale: float, bounds: tuple[float, float
 
     Parameters
     ----------
-    standard : frozen continuous scipy distribution (ppf, isf, pdf, support are used).
+    standard : frozen continuous scipy distribution; its ppf, isf, pdf and support are used.
     loc, scale : affine map to theta; scale > 0.
     bounds : support of theta; from the distribution's own support by default.
 
     Returns
     -------
     latent : function of z ~ N(0, 1), any shape, in the dtype of z. The distribution of theta is
-        exact to about 1e-10 for |z| < 8.5 and continues smoothly outside.
+        as accurate as scipy's ppf and isf, or 1e-10, for |z| < 8.5, and continues smoothly outside.
     """
     z = np.linspace(-Z_MAX, Z_MAX, N_NODES)
     with np.errstate(all="ignore"):
@@ -65,7 +65,7 @@ def tabulate(standard: Any, loc: float, scale: float, bounds: tuple[float, float
     if last - first < 8:
         msg = (
             "The quantiles of this distribution are not finite and distinct: "
-            f"the median is {q[N_NODES // 2]:g}. Expected a proper continuous distribution; check its parameters."
+            f"the median is {q[N_NODES // 2]:g}. Expected a proper distribution; check its parameters."
         )
         raise PriorError(msg)
     z, t, slope = z[first:last], t[first:last], slope[first:last]

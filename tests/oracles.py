@@ -1,7 +1,7 @@
 """Problems with exactly known evidence: every estimator is tested against these.
 
-`ORACLES` maps a name to a constructor without arguments. "Reference" in a source means numerical quadrature or a
-transfer matrix, never a sampler; `test_oracles.py` computes what is cheap to compute again.
+`ORACLES` maps a name to a constructor without arguments. No value comes from a sampler;
+`test_oracles.py` computes again what is cheap to compute.
 """
 
 import math
@@ -101,7 +101,7 @@ def eggbox() -> Oracle:
 
 
 def loggamma(dim: int) -> Oracle:
-    """Build the LogGamma problem of Beaujean & Caldwell (arXiv:1304.7808), prior U(0, 1)^dim, four equal modes."""
+    """Build the LogGamma problem (Beaujean & Caldwell, arXiv:1304.7808): four modes, prior U(0, 1)^dim."""
     scale = 1 / 30
 
     def gamma(x, centre):
@@ -156,8 +156,8 @@ def linear_gaussian(dim: int, seed: int = 0) -> Oracle:
     norm = -0.5 * n * LOG_2PI + np.linalg.slogdet(whiten)[1]
 
     def logL(theta):
-        residual = jnp.asarray(data_white) - jnp.matmul(jnp.asarray(design_white), theta, precision=EXACT_MATMUL)
-        return norm - 0.5 * jnp.sum(residual**2)
+        model = jnp.matmul(jnp.asarray(design_white), theta, precision=EXACT_MATMUL)
+        return norm - 0.5 * jnp.sum((jnp.asarray(data_white) - model) ** 2)
 
     prior = Prior(pr.gaussian([f"theta{i + 1}" for i in range(dim)], mean, cov))
     return Oracle(f"linear_gaussian{dim}", Problem(prior, logL, array=True), logZ, "closed form")
@@ -207,17 +207,18 @@ def wedding_cake(dim: int = 2, n_tiers: int = 20, sigma: float = 0.1) -> Oracle:
     """Build nested plateaus with the outline of a Gaussian, prior U(-1, 1)^dim.
 
     Tier i fills the prior mass X = max|x|^dim between 2^-(i+1) and 2^-i (the last one all below 2^-i), with
-    log L_i = -2^(-2 i / dim) / (2 sigma^2), so that Z = sum_i L_i (mass of tier i). After Fowlie, Handley & Su
-    (arXiv:2010.13884).
+    log L_i = -2^(-2 i / dim) / (2 sigma^2), so that Z = sum_i L_i (mass of tier i). After Fowlie, Handley
+    and Su (arXiv:2010.13884).
     """
     tiers = np.arange(n_tiers)
     mass = 0.5 ** (tiers + 1)
     mass[-1] *= 2
-    logZ = float(np.log(np.sum(mass * np.exp(-(0.5 ** (2 * tiers / dim)) / (2 * sigma**2)))))
+    levels = -(0.5 ** (2 * tiers / dim)) / (2 * sigma**2)
+    logZ = float(np.log(np.sum(mass * np.exp(levels))))
 
     def logL(x):
-        tier = jnp.floor(-dim * jnp.log2(jnp.max(jnp.abs(x))))
-        return -(0.5 ** (2 * jnp.clip(tier, 0, n_tiers - 1) / dim)) / (2 * sigma**2)
+        tier = jnp.clip(jnp.floor(-dim * jnp.log2(jnp.max(jnp.abs(x)))), 0, n_tiers - 1)
+        return jnp.asarray(levels)[tier.astype(int)]
 
     return Oracle("wedding_cake", box(logL, dim, -1.0, 1.0), logZ, "closed form")
 
@@ -239,7 +240,8 @@ def constant(dim: int = 2) -> Oracle:
 def rv_a6() -> Oracle:
     """Build six radial velocities of a circular orbit with many modes in the period.
 
-    v = v0 + K cos(2 pi t / P + phi), ln P ~ U(ln 3, ln 50), phi ~ U(0, 2 pi), K ~ N(3, 1.5^2), v0 ~ N(0, 1), sigma = 0.5.
+    v = v0 + K cos(2 pi t / P + phi) with noise sigma = 0.5; ln P ~ U(ln 3, ln 50), phi ~ U(0, 2 pi),
+    K ~ N(3, 1.5^2), v0 ~ N(0, 1).
     """
     t = np.array([0, 7.3, 11.9, 23.4, 31.8, 46.2])
     v = np.array([1.8608, 0.0209, 2.4935, 3.7197, -0.5793, 2.5183])
@@ -250,9 +252,8 @@ def rv_a6() -> Oracle:
         residual = (jnp.asarray(v) - theta["v0"] - theta["K"] * jnp.cos(phase)) / sigma
         return -0.5 * jnp.sum(residual**2) - len(t) * (0.5 * LOG_2PI + math.log(sigma))
 
-    prior = Prior(
-        P=pr.log_uniform(3, 50), phi=pr.uniform(0, 2 * math.pi, periodic=True), K=pr.normal(3, 1.5), v0=pr.normal(0, 1)
-    )
+    phi = pr.uniform(0, 2 * math.pi, periodic=True)
+    prior = Prior(P=pr.log_uniform(3, 50), phi=phi, K=pr.normal(3, 1.5), v0=pr.normal(0, 1))
     return Oracle("rv_a6", Problem(prior, logL), RV_A6, "quadrature over P and phi, the rest in closed form")
 
 
@@ -262,7 +263,8 @@ def eprv3(data_set: int, n_planets: int) -> Oracle:
 
     logZ = challenge.PUBLISHED["quadrature"][n_planets][data_set - 1] * math.log(10)
     source = f"quadrature, error {1e-6 if n_planets == 0 else 0.0015} in log10 Z"
-    return Oracle(f"eprv3_set{data_set}_planets{n_planets}", challenge.problem(data_set, n_planets), logZ, source)
+    name = f"eprv3_set{data_set}_planets{n_planets}"
+    return Oracle(name, challenge.problem(data_set, n_planets), logZ, source)
 
 
 ORACLES: dict[str, Callable[[], Oracle]] = {

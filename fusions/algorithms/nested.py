@@ -36,8 +36,8 @@ class NestedState(NamedTuple):
     ----------
     x : (n, d); logL, birth : (n,) float64, birth NaN for prior draws; blobs : (n, b).
     running : evidence so far.
-    params : the kernel's parameters, one set per half along the leading axis.
-    info : the kernel's last report per half of walkers.
+    params : parameters of the kernel that moves each half, learned from the other half.
+    info : that kernel's last report, per half.
     """
 
     x: np.ndarray
@@ -45,8 +45,8 @@ class NestedState(NamedTuple):
     birth: np.ndarray
     blobs: np.ndarray
     running: Running
-    params: Any
-    info: Any
+    params: tuple
+    info: tuple
 
 
 class Level(NamedTuple):
@@ -68,9 +68,9 @@ def batch_size(settings):
     return deaths, int(np.ceil(deaths / 2 + 1.2 * np.sqrt(deaths)))
 
 
-def halves(array):
-    """View the live points' array (n, ...) as (2, n/2, ...)."""
-    return array.reshape(2, len(array) // 2, *array.shape[1:])
+def half_slots(n, half):
+    """Return the slots of one half of the live points."""
+    return slice(0, n // 2) if half == 0 else slice(n // 2, n)
 
 
 def doomed(logL, deaths):
@@ -79,26 +79,33 @@ def doomed(logL, deaths):
     return logL <= threshold, float(threshold)
 
 
-def populations(x, dead):
-    """Make the populations that the two kernels learn from: the survivors of each half, or all of it if they are too few."""
-    weights = halves(~dead).astype(x.dtype)
-    weights[weights.sum(1) < 2 * x.shape[1] + 2] = 1.0
-    return Population(jnp.asarray(halves(x)), jnp.asarray(weights))
+def population(x, alive, half):
+    """Make the population that a kernel learns from: the points of one half that are alive, or all of it if they are too few."""
+    slots = half_slots(len(x), half)
+    weights = alive[slots].astype(x.dtype)
+    if weights.sum() < 2 * x.shape[1] + 2:
+        weights[:] = 1.0
+    return Population(jnp.asarray(x[slots]), jnp.asarray(weights))
 
 
-def starts(rng, dead, half):
-    """Choose a surviving parent in the same half for every dead slot of that half; distinct ones as far as they go."""
-    n = len(dead)
-    mine = np.arange(n) // (n // 2) == half
-    slots, parents = np.flatnonzero(dead & mine), np.flatnonzero(~dead & mine)
-    if len(parents) == 0:
-        parents = np.flatnonzero(~dead)
-    rounds = -(-len(slots) // len(parents))
-    return slots, np.concatenate([rng.permutation(parents) for _ in range(max(rounds, 1))])[: len(slots)]
+def choose_parents(rng, dead, half):
+    """Choose a surviving parent in the same half for every dead slot of that half; distinct ones as far as they go.
+
+    Returns
+    -------
+    slots, parents : indices (m,) of the dead and of the points that their replacements start from.
+    """
+    mine = np.zeros(len(dead), bool)
+    mine[half_slots(len(dead), half)] = True
+    slots, survivors = np.flatnonzero(dead & mine), np.flatnonzero(~dead & mine)
+    if len(survivors) == 0:
+        survivors = np.flatnonzero(~dead)
+    rounds = -(-len(slots) // len(survivors))
+    return slots, np.concatenate([np.empty(0, int), *(rng.permutation(survivors) for _ in range(rounds))])[: len(slots)]
 
 
 def step(key, rng, state, settings, tune, walk):
-    """Kill the lowest points, retrain, and replace them by walks from survivors.
+    """Kill the lowest points and replace them: each half in turn by walks of a kernel tuned on the other half as it then is.
 
     Parameters
     ----------
@@ -106,44 +113,42 @@ def step(key, rng, state, settings, tune, walk):
     rng : numpy Generator of the run.
     state : NestedState
     settings : Nested
-    tune : (keys (2,), population, params, info) -> params, over both halves.
+    tune : (key, population, params, info) -> params.
     walk : a driver's walk (key, params, walkers, threshold) -> Walk.
 
     Returns
     -------
     NestedState, Level
     """
-    k_tune, k_walk = jax.random.split(key)
     deaths, chains = batch_size(settings)
     dead, threshold = doomed(state.logL, deaths)
-    order = np.flatnonzero(dead)[np.argsort(state.logL[dead], kind="stable")]
-    params = tune(jax.random.split(k_tune), populations(state.x, dead), state.params, state.info)
-    plan = [starts(rng, dead, half) for half in (0, 1)]
     x, logL, blobs = state.x.copy(), state.logL.copy(), state.blobs.copy()
-    walks, n_unmoved = [], 0
-    for i in range(0, max(len(slots) for slots, _ in plan), chains):
-        out = walk(jax.random.fold_in(k_walk, i), params, _walkers(state, plan, i, chains), threshold)
-        walks.append(out)
-        for half, (slots, _) in enumerate(plan):
+    params, info, alive, walks, n_unmoved = list(state.params), list(state.info), ~dead, [], 0
+    for half, k_half in enumerate(jax.random.split(key)):
+        k_tune, k_walk = jax.random.split(k_half)
+        params[half] = tune(k_tune, population(x, alive, 1 - half), params[half], info[half])
+        slots, parents = choose_parents(rng, dead, half)
+        for i in range(0, len(slots), chains):
             rows = slots[i : i + chains]
-            x[rows], logL[rows] = out.x[half][: len(rows)], out.loglikelihood[half][: len(rows)]
-            blobs[rows] = out.blobs[half][: len(rows)]
-            n_unmoved += int((~out.moved[half][: len(rows)]).sum())
+            start = _walkers(state, parents[i : i + chains], chains)
+            out = walk(jax.random.fold_in(k_walk, i), params[half], start, threshold)
+            x[rows], logL[rows], blobs[rows] = out.x[: len(rows)], out.loglikelihood[: len(rows)], out.blobs[: len(rows)]
+            info[half] = out.info
+            walks.append(out)
+            n_unmoved += int((~out.moved[: len(rows)]).sum())
+        alive[slots] = True
+    order = np.flatnonzero(dead)[np.argsort(state.logL[dead], kind="stable")]
     uniforms = insertion_uniforms(rng, state.logL[~dead], logL[dead])
     level = Level(state.x[order], state.logL[order], state.birth[order], state.blobs[order], uniforms, threshold, n_unmoved, walks)
     birth = np.where(dead, threshold, state.birth)
     running = state.running.kill(state.logL[order], len(dead))
-    return NestedState(x, logL, birth, blobs, running, params, walks[0].info), level
+    return NestedState(x, logL, birth, blobs, running, tuple(params), tuple(info)), level
 
 
-def _walkers(state, plan, i, chains):
-    """Pack parents i..i+chains of both halves into fixed shapes; padding rows are inactive."""
-    index = np.zeros((2, chains), int)
-    active = np.zeros((2, chains), bool)
-    for half, (_, parents) in enumerate(plan):
-        rows = parents[i : i + chains]
-        index[half, : len(rows)], active[half, : len(rows)] = rows, True
-        index[half, len(rows) :] = parents[0] if len(parents) else 0
+def _walkers(state, parents, chains):
+    """Pack parents into a batch of fixed size; padding rows are inactive."""
+    index = np.full(chains, parents[0])
+    index[: len(parents)] = parents
     dtype = state.x.dtype
     return Walkers(jnp.asarray(state.x[index]), jnp.asarray(state.logL[index], dtype), jnp.asarray(state.blobs[index], dtype),
-                   jnp.asarray(active))
+                   jnp.arange(chains) < len(parents))

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fusions.flows import coupling as pairing
 from fusions.flows import matching, network
@@ -29,7 +30,7 @@ class CNF:
 
     width: int = 64
     depth: int = 3
-    ode_steps: int = 6
+    ode_steps: int = 4
     probes: int = 0
     coupling: Callable = pairing.independent
     training: matching.Training = matching.Training()
@@ -47,7 +48,7 @@ class CNF:
                 return y
             sigma = jnp.where(circle, 2 * jnp.pi / period, 1.0)
             columns = jnp.where(circle, jnp.sin(sigma * y) / sigma, y)
-            return jnp.concatenate([columns, jnp.cos(sigma * y)[:, jnp.array(space.periodic).nonzero()[0]]], axis=-1)
+            return jnp.concatenate([columns, jnp.cos(sigma * y)[:, np.flatnonzero(space.periodic)]], axis=-1)
 
         def velocity(params, y, t, period):
             return net.apply(params, features(y, period), jnp.broadcast_to(t, y.shape[:1]))

@@ -1,0 +1,359 @@
+"""The problem: a prior and a likelihood in any of the accepted forms."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fusions.errors import LikelihoodError, ProblemError
+from fusions.priors import Prior, check_names
+from fusions.types import Space
+
+RESERVED = ("logL", "logL_birth", "nlive", "weights")  # columns of the exported samples
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A prior and a likelihood.
+
+    Parameters
+    ----------
+    prior : prior of all parameters.
+    loglikelihood : function of the parameters, a dict {name: number}; returns log L [nats], or
+        (log L, blobs) if `blobs` are named. JAX, or anything else that Python can call.
+    labels : {name: LaTeX} for plots, without dollar signs or with.
+    blobs : names of derived parameters. The likelihood then returns them as a second value, a
+        sequence in this order or a dict with these keys.
+    array : the likelihood takes the vector of parameters, in the order of ``prior.names``.
+    vectorized : the likelihood is NumPy code that takes n points at once, a dict of (n,) arrays (or
+        an (n, n_names) array), and returns (n,), with blobs (n, b) or a dict of (n,) arrays.
+    traceable : whether the likelihood is JAX code; found by tracing it if None.
+    noisy : the likelihood gives different values at the same point, on purpose.
+
+    Attributes
+    ----------
+    names : parameters, then blobs.
+
+    Examples
+    --------
+    >>> from fusions import priors as pr
+    >>> prior = pr.Prior(m=pr.uniform(-5, 5), c=pr.normal(0, 1))
+    >>> Problem(prior, lambda p: -0.5 * (p["m"] - p["c"]) ** 2).traceable
+    True
+    """
+
+    prior: Prior
+    loglikelihood: Callable[..., Any]
+    _: KW_ONLY
+    labels: Mapping[str, str] | None = None
+    blobs: Sequence[str] = ()
+    array: bool = False
+    vectorized: bool = False
+    traceable: bool | None = None
+    noisy: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the description and find out whether the likelihood can be traced."""
+        _check_types(self)
+        _set(self, blobs=_check_blobs(self), labels=_check_labels(self))
+        _set(self, traceable=_find_traceable(self))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the parameters, then of the blobs."""
+        return (*self.prior.names, *self.blobs)
+
+    @property
+    def n_blobs(self) -> int:
+        """Number of derived parameters b."""
+        return len(self.blobs)
+
+    def space(self) -> Space:
+        """Return the internal coordinates, with the prior's log density over rows (n, d) -> (n,)."""
+        prior = self.prior
+        return Space(prior.dim, prior.periodic, jax.vmap(prior.log_prob), self.n_blobs)
+
+    def call_one(self, theta: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return log L () and blobs (b,) at theta (n_names,), inside JAX code."""
+        dtype = theta.dtype
+        logL, blobs = _checked(self, self.loglikelihood(_argument(self, theta)))
+        values = [jnp.asarray(value).astype(dtype) for value in blobs]
+        return jnp.asarray(logL).astype(dtype), jnp.stack(values) if values else jnp.zeros((0,), dtype)
+
+    def call_rows(self, theta: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return log L (n,) and blobs (n, b) in float64 at theta (n, n_names), on the host.
+
+        Raises
+        ------
+        LikelihoodError : if the user's function raises, or returns anything but real numbers of the
+            right shape; the message names the parameter values.
+        """
+        theta = np.asarray(theta, float)
+        if self.vectorized:
+            return _call_batch(self, theta)
+        results = [_call_row(self, row) for row in theta]
+        logL = np.array([result[0] for result in results], float)
+        return logL, np.array([result[1] for result in results], float).reshape(len(theta), self.n_blobs)
+
+    def fingerprint(self) -> str:
+        """Return a hash of names, labels, prior and theta at fixed points, the same in every session.
+
+        Values of theta enter with five digits, so that the hash is the same on every processor.
+        """
+        d = self.prior.dim
+        points = np.array([[np.sin(1.3 + 2.1 * i + 0.7 * j) for j in range(d)] for i in range(4)])
+        values = [f"{value:.4e}" for value in self.prior.theta_rows(points).ravel()]
+        labels = sorted((self.labels or {}).items())
+        words = [self.names, labels, self.prior.periodic, repr(self.prior), values]
+        return hashlib.sha256(repr(words).encode()).hexdigest()
+
+
+# Checks at build time ------------------------------------------------------------------------------
+
+
+def _set(problem: Problem, **values: Any) -> None:
+    """Set fields while a (frozen) problem is being built."""
+    for name, value in values.items():
+        object.__setattr__(problem, name, value)
+
+
+def _check_types(problem: Problem) -> None:
+    """Check the prior and the likelihood."""
+    if not isinstance(problem.prior, Prior):
+        msg = (
+            f"Problem: expected a Prior, got {problem.prior!r}; "
+            "write fusions.Prior(m=priors.uniform(-5, 5), ...), or fusions.Prior(block)."
+        )
+        raise ProblemError(msg)
+    if not callable(problem.loglikelihood):
+        msg = f"Problem: expected loglikelihood to be a function, got {problem.loglikelihood!r}."
+        raise ProblemError(msg)
+
+
+def _check_blobs(problem: Problem) -> tuple[str, ...]:
+    """Return the blob names, different from the parameter names."""
+    blobs = check_names(problem.blobs, "Problem blobs", ProblemError) if len(problem.blobs) else ()
+    clash = [name for name in blobs if name in problem.prior.names]
+    if clash:
+        msg = f"Problem: the blob {clash[0]!r} has the name of a parameter; give it another name."
+        raise ProblemError(msg)
+    reserved = [name for name in (*problem.prior.names, *blobs) if name in RESERVED]
+    if reserved:
+        msg = f"Problem: the name {reserved[0]!r} is reserved for the result; choose another name."
+        raise ProblemError(msg)
+    return blobs
+
+
+def _check_labels(problem: Problem) -> dict[str, str]:
+    """Return the labels as a dict, all of them for names that exist."""
+    if problem.labels is None:
+        return {}
+    if not isinstance(problem.labels, Mapping):
+        msg = f"Problem: expected labels to be a dict {{name: LaTeX}}, got {problem.labels!r}."
+        raise ProblemError(msg)
+    names = (*problem.prior.names, *problem.blobs)
+    unknown = [name for name in problem.labels if name not in names]
+    if unknown:
+        msg = f"Problem: the label for {unknown[0]!r} fits no name; the names are {list(names)!r}."
+        raise ProblemError(msg)
+    return dict(problem.labels)
+
+
+def _find_traceable(problem: Problem) -> bool:
+    """Decide whether the likelihood runs inside JAX code, and check its output if it does."""
+    wanted = problem.traceable
+    refusal = ""
+    if problem.vectorized:
+        refusal = "a vectorized likelihood is called on the host"
+    elif not problem.prior.traceable:
+        refusal = "its prior has a transform, constraint or density that JAX can't trace"
+    if refusal and wanted:
+        msg = f"Problem: traceable=True is impossible because {refusal}; leave traceable out."
+        raise ProblemError(msg)
+    if refusal or wanted is False:
+        return False
+    shape = jax.ShapeDtypeStruct((len(problem.prior.names),), jnp.result_type(float))
+    try:
+        jax.eval_shape(problem.call_one, shape)
+    except _ReturnError as error:
+        msg = f"Problem: {error}"
+        raise ProblemError(msg) from None
+    except Exception as error:  # whatever a user's function raises under tracing
+        if wanted:
+            msg = f"Problem: traceable=True, but tracing raised {type(error).__name__}: {error}"
+            raise ProblemError(msg) from error
+        return False
+    return True
+
+
+# Calls of the user's function -------------------------------------------------------------------------
+
+
+class _ReturnError(Exception):
+    """The user's function returned something else than agreed; the text says what."""
+
+
+def _argument(problem: Problem, theta: Any) -> Any:
+    """Return what the likelihood takes at theta (..., n_names)."""
+    if problem.array:
+        return theta
+    return dict(zip(problem.prior.names, theta if isinstance(theta, list) else theta.T, strict=True))
+
+
+def _split(problem: Problem, result: Any) -> tuple[Any, Any]:
+    """Return log L and blobs (None without) of what the likelihood returned."""
+    if result is None:
+        text = "the likelihood returned None; is a return statement missing?"
+        raise _ReturnError(text)
+    if not problem.blobs:
+        if isinstance(result, (tuple, list, Mapping)):
+            text = (
+                f"the likelihood returned a {type(result).__name__} of {len(result)}, expected log L alone; "
+                "name derived parameters with blobs=[...]."
+            )
+            raise _ReturnError(text)
+        return result, None
+    if not isinstance(result, (tuple, list)) or len(result) != 2:
+        got = f"{len(result)} values" if isinstance(result, (tuple, list)) else type(result).__name__
+        text = f"expected the likelihood to return (logL, blobs), blobs={list(problem.blobs)!r}, got {got}."
+        raise _ReturnError(text)
+    return tuple(result)
+
+
+def _blob_values(problem: Problem, blobs: Any) -> list[Any]:
+    """Return the blobs of one point in the order of their names."""
+    names = problem.blobs
+    if isinstance(blobs, Mapping):
+        if set(blobs) != set(names):
+            text = f"expected blobs with the keys {list(names)!r}, got {list(blobs)!r}."
+            raise _ReturnError(text)
+        return [blobs[name] for name in names]
+    if not names:
+        return []
+    shape = np.shape(blobs) if not isinstance(blobs, (tuple, list)) else (len(blobs),)
+    if shape != (len(names),):
+        text = f"expected {len(names)} blobs {list(names)!r}, got shape {shape}."
+        raise _ReturnError(text)
+    return [blobs[i] for i in range(len(names))]
+
+
+def _checked(problem: Problem, result: Any) -> tuple[Any, list[Any]]:
+    """Return log L and the list of blobs of one point, all of them real scalars (tracers as well)."""
+    logL, blobs = _split(problem, result)
+    values = [] if blobs is None else _blob_values(problem, blobs)
+    _check_real(logL, (), "log L")
+    for name, value in zip(problem.blobs, values, strict=True):
+        _check_real(value, (), f"the blob {name!r}")
+    return logL, values
+
+
+def _check_real(value: Any, shape: tuple[int, ...], what: str) -> None:
+    """Complain about a value that is complex, no number, or of another shape."""
+    if value is None:
+        text = f"expected {what} to be a number, got None."
+        raise _ReturnError(text)
+    dtype = value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
+    if np.shape(value) != shape:
+        what_else = "; sum over the data, or name vectorized=True" if shape == () and what == "log L" else ""
+        text = f"expected {what} to have shape {shape}, got shape {np.shape(value)}{what_else}."
+        raise _ReturnError(text)
+    if jnp.issubdtype(dtype, np.complexfloating):
+        text = f"expected {what} to be real, got complex numbers; return the real part."
+        raise _ReturnError(text)
+    if dtype.kind in "USmMO" and not _is_float(value):
+        text = f"expected {what} to be a number, got {value!r}."
+        raise _ReturnError(text)
+
+
+def _is_float(value: Any) -> bool:
+    """Tell whether Python can convert an exotic number (a Decimal, an mpmath float) to a float."""
+    if isinstance(value, str):
+        return False
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _describe(problem: Problem, row: np.ndarray) -> str:
+    """Write a parameter vector as ``m=1.2, c=0.3``."""
+    return ", ".join(f"{k}={v:.10g}" for k, v in zip(problem.prior.names, row, strict=True))
+
+
+def _raised(error: Exception, where: str) -> LikelihoodError:
+    """Return the error for an exception of the user's function."""
+    return LikelihoodError(
+        f"Likelihood raised {type(error).__name__}: {error} at {where}. "
+        "Return -inf where the likelihood is zero, or exclude such parameters with the prior."
+    )
+
+
+def _call_row(problem: Problem, row: np.ndarray) -> tuple[float, list[float]]:
+    """Return log L and blobs of the user's function at one point (n_names,)."""
+    argument = row.copy() if problem.array else _argument(problem, row.tolist())
+    try:
+        result = problem.loglikelihood(argument)
+    except Exception as error:
+        raise _raised(error, _describe(problem, row)) from error
+    try:
+        logL, blobs = _checked(problem, result)
+    except _ReturnError as error:
+        msg = f"Likelihood at {_describe(problem, row)}: {error}"
+        raise LikelihoodError(msg) from None
+    return float(logL), [float(value) for value in blobs]
+
+
+def _call_batch(problem: Problem, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return log L (n,) and blobs (n, b) of a vectorized function at theta (n, n_names)."""
+    n = len(theta)
+    if n == 0:
+        return np.zeros(0), np.zeros((0, problem.n_blobs))
+    try:
+        result = problem.loglikelihood(_argument(problem, theta.copy()))
+    except Exception as error:
+        raise _raised(error, _find_raising(problem, theta)) from error
+    try:
+        logL, blobs = _split(problem, result)
+        _check_real(logL, (n,), f"log L of a batch of {n} points")
+        columns = _blob_columns(problem, blobs, n)
+    except _ReturnError as error:
+        msg = f"Likelihood in a batch of {n} points, the first at {_describe(problem, theta[0])}: {error}"
+        raise LikelihoodError(msg) from None
+    return np.asarray(logL, float), columns
+
+
+def _blob_columns(problem: Problem, blobs: Any, n: int) -> np.ndarray:
+    """Return the blobs (n, b) of a vectorized function, given so or as a dict of (n,) arrays."""
+    if not problem.blobs:
+        return np.zeros((n, 0))
+    if isinstance(blobs, Mapping):
+        columns = _blob_values(problem, blobs)
+        for name, column in zip(problem.blobs, columns, strict=True):
+            _check_real(column, (n,), f"the blob {name!r}")
+        return np.stack([np.asarray(column, float) for column in columns], axis=1)
+    _check_real(blobs, (n, problem.n_blobs), "the array of blobs")
+    return np.asarray(blobs, float)
+
+
+def _find_raising(problem: Problem, theta: np.ndarray) -> str:
+    """Name the point at which a vectorized function raises, by halving the batch."""
+    n = len(theta)
+    while len(theta) > 1:
+        half = len(theta) // 2
+        theta = theta[:half] if _raises(problem, theta[:half]) else theta[half:]
+    where = _describe(problem, theta[0])
+    return where if n == 1 or _raises(problem, theta) else f"a batch of {n} points, one of them {where}"
+
+
+def _raises(problem: Problem, theta: np.ndarray) -> bool:
+    """Tell whether a vectorized function raises on a batch."""
+    try:
+        problem.loglikelihood(_argument(problem, theta.copy()))
+    except Exception:  # whatever a user's function raises
+        return True
+    return False
