@@ -47,10 +47,13 @@ def begin(key, problem, settings, engine, ledger):
     ledger.bury(x[zero], logL[zero], np.full(len(zero), np.nan), blobs[zero])
     running = Running().kill(logL[zero], n_drawn) if len(zero) else Running()
     live = live[np.asarray(jax.random.permutation(k_order, n))]
+    pool, alive = nested.empty_pool(x[live]), np.ones(n, bool)
     params = tuple(
-        engine.init_params(k, nested.population(x[live], np.ones(n, bool), 1 - half)) for half, k in enumerate(jax.random.split(k_params))
+        engine.init_params(k, nested.population(x[live], alive, *pool[:2], np.inf, 1 - half))
+        for half, k in enumerate(jax.random.split(k_params))
     )
-    state = nested.NestedState(x[live], logL[live], np.full(n, np.nan), blobs[live], running, params, (engine.blank_info,) * 2)
+    info = (engine.blank_info,) * 2
+    state = nested.NestedState(x[live], logL[live], np.full(n, np.nan), blobs[live], *pool, running, 0.0, nested.least_effort(n), params, info)
     return state, seconds_per_row, _suspicious(logL[finite])
 
 

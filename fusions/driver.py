@@ -173,7 +173,7 @@ def _level(key, rng, problem, state, algorithm, engine, ledger, rate):
     n_dead = len(level.dead_logL)
     ledger.remember(
         logL=level.threshold, logX=state.running.logX, n_calls=ledger.n_calls, efficiency=n_dead / max(n_calls, 1),
-        unmoved=level.n_unmoved / n_dead, **_kernel_report(state.info),
+        unmoved=level.n_unmoved / n_dead, memory=state.memory, effort=state.effort, **_kernel_report(state.info),
     )  # fmt: skip
     return state
 

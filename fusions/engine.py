@@ -59,7 +59,7 @@ def make_engine(problem, settings):
 def _blank_info(kernel, space):
     """Make a report of nan in the shapes of the kernel's own."""
     x = jnp.zeros((2, space.dim))
-    walkers = Walkers(x, x[:, 0], jnp.zeros((2, space.n_blobs)), jnp.ones(2, bool))
+    walkers = Walkers(x, x[:, 0], jnp.zeros((2, space.n_blobs)), jnp.ones(2, bool), jnp.ones(()))
 
     def report(key):
         params = kernel.init_params(key, Population(x, x[:, 0]))

@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-TRACE = ("logL", "logX", "n_calls", "acceptance", "efficiency", "unmoved", "loss", "scale")
+TRACE = ("logL", "logX", "n_calls", "acceptance", "efficiency", "unmoved", "loss", "scale", "memory", "effort")
 
 
 class Ledger:

@@ -1,5 +1,7 @@
-"""Small numerical helpers for the host (float64 numpy)."""
+"""Small numerical helpers: on the host in float64 numpy, and inside jit where the name says `rows`."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -25,3 +27,16 @@ def systematic_resample(rng, logw, n):
     edges = np.cumsum(p)
     points = (rng.random() + np.arange(n)) / n
     return np.minimum(np.searchsorted(edges, points * edges[-1], side="right"), len(p) - 1)
+
+
+def pick_rows(points, edges):
+    """Turn points in [0, 1) into row indices with probabilities given by cumulated weights `edges` (m,); inside jit."""
+    return jnp.clip(jnp.searchsorted(edges, points * edges[-1], side="right"), 0, len(edges) - 1)
+
+
+def draw_rows(key, weights, n):
+    """Draw n row indices with probability proportional to weights (m,), stratified, in random order; inside jit."""
+    k_order, k_offset = jax.random.split(key)
+    strata = jax.random.permutation(k_order, n).astype(weights.dtype)
+    points = (strata + jax.random.uniform(k_offset, (n,), weights.dtype)) / n
+    return pick_rows(points, jnp.cumsum(weights))

@@ -58,9 +58,11 @@ class Walkers(NamedTuple):
     loglikelihood : (c,) [nats].
     blobs : (c, b) derived parameters.
     active : (c,) False for padding rows, which neither move nor cost calls.
+    effort : () factor on the length of the walk.
     """
 
     x: Array
     loglikelihood: Array
     blobs: Array
     active: Array
+    effort: Array

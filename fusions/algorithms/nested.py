@@ -10,6 +10,12 @@ import numpy as np
 from fusions.evidence import Running, insertion_uniforms
 from fusions.types import Population, Walkers
 
+POOL = 4  # visited points kept per live point
+TARGET_MEMORY = 0.17  # rank correlation of parents and replacements
+MEMORY_RATE, EFFORT_RATE = 0.1, 0.5  # per level
+FULL_POPULATION = 1000  # live points at which walks have their nominal length; fewer train worse flows and get longer walks
+MAX_EFFORT = 10.0
+
 
 @dataclasses.dataclass(frozen=True)
 class Nested:
@@ -35,7 +41,11 @@ class NestedState(NamedTuple):
     Attributes
     ----------
     x : (n, d); logL, birth : (n,) float64, birth NaN for prior draws; blobs : (n, b).
+    pool_x, pool_logL : (2, p, d), (2, p) points that the chains of each half visited lately, to train on; -inf where there is none.
+    pool_next : place of the next entry, per half.
     running : evidence so far.
+    memory : running estimate of the correlation between the log L ranks of parents and replacements.
+    effort : factor on the length of walks, steered by `memory`.
     params : parameters of the kernel that moves each half, learned from the other half.
     info : that kernel's last report, per half.
     """
@@ -44,7 +54,12 @@ class NestedState(NamedTuple):
     logL: np.ndarray
     birth: np.ndarray
     blobs: np.ndarray
+    pool_x: np.ndarray
+    pool_logL: np.ndarray
+    pool_next: tuple
     running: Running
+    memory: float
+    effort: float
     params: tuple
     info: tuple
 
@@ -68,6 +83,11 @@ def batch_size(settings):
     return deaths, int(np.ceil(deaths / 2 + 1.2 * np.sqrt(deaths)))
 
 
+def least_effort(n_live):
+    """Return the smallest factor on the length of walks: a flow trained on few points is bad, so its walks are longer."""
+    return min(max(FULL_POPULATION / n_live, 1.0), MAX_EFFORT)
+
+
 def half_slots(n, half):
     """Return the slots of one half of the live points."""
     return slice(0, n // 2) if half == 0 else slice(n // 2, n)
@@ -79,13 +99,32 @@ def doomed(logL, deaths):
     return logL <= threshold, float(threshold)
 
 
-def population(x, alive, half):
-    """Make the population that a kernel learns from: the points of one half that are alive, or all of it if they are too few."""
+def empty_pool(x):
+    """Make pool_x, pool_logL and pool_next for live points x (n, d)."""
+    size = POOL * (len(x) // 2)
+    return np.repeat(x[None, :1], 2, axis=0).repeat(size, axis=1), np.full((2, size), -np.inf), (0, 0)
+
+
+def population(x, alive, pool_x, pool_logL, threshold, half):
+    """Make the population that a kernel learns from: what one half owns above the contour.
+
+    Its live points, and the points that its chains passed through and that are still above the contour: they sample the same
+    constrained prior, and a flow needs many. If there are too few of both, the half's dying points are taken along.
+    """
     slots = half_slots(len(x), half)
-    weights = alive[slots].astype(x.dtype)
-    if weights.sum() < 2 * x.shape[1] + 2:
-        weights[:] = 1.0
-    return Population(jnp.asarray(x[slots]), jnp.asarray(weights))
+    own, visited = alive[slots].astype(x.dtype), (pool_logL[half] > threshold).astype(x.dtype)
+    if own.sum() + visited.sum() < 2 * x.shape[1] + 2:
+        own[:] = 1.0
+    return Population(jnp.asarray(np.concatenate([x[slots], pool_x[half]])), jnp.asarray(np.concatenate([own, visited])))
+
+
+def remember_trail(pool_x, pool_logL, start, out, n_chains):
+    """Write the accepted points of a walk, its end points excepted, into a pool (p, d) from `start` on, round and round; returns the next start."""
+    x, logL = out.trail_x[:, :n_chains], out.trail_logL[:, :n_chains]
+    new = np.isfinite(logL) & (logL != out.loglikelihood[:n_chains])
+    index = (start + np.arange(new.sum())) % len(pool_logL)
+    pool_x[index], pool_logL[index] = x[new], logL[new]
+    return int(start + new.sum()) % len(pool_logL)
 
 
 def choose_parents(rng, dead, half):
@@ -123,26 +162,53 @@ def step(key, rng, state, settings, tune, walk):
     deaths, chains = batch_size(settings)
     dead, threshold = doomed(state.logL, deaths)
     x, logL, blobs = state.x.copy(), state.logL.copy(), state.blobs.copy()
+    pool_x, pool_logL, pool_next = state.pool_x.copy(), state.pool_logL.copy(), list(state.pool_next)
     params, info, alive, walks, n_unmoved = list(state.params), list(state.info), ~dead, [], 0
+    before, after = [], []
     for half, k_half in enumerate(jax.random.split(key)):
         k_tune, k_walk = jax.random.split(k_half)
-        params[half] = tune(k_tune, population(x, alive, 1 - half), params[half], info[half])
+        params[half] = tune(k_tune, population(x, alive, pool_x, pool_logL, threshold, 1 - half), params[half], info[half])
         slots, parents = choose_parents(rng, dead, half)
         for i in range(0, len(slots), chains):
             rows = slots[i : i + chains]
             start = _walkers(state, parents[i : i + chains], chains)
             out = walk(jax.random.fold_in(k_walk, i), params[half], start, threshold)
             x[rows], logL[rows], blobs[rows] = out.x[: len(rows)], out.loglikelihood[: len(rows)], out.blobs[: len(rows)]
+            pool_next[half] = remember_trail(pool_x[half], pool_logL[half], pool_next[half], out, len(rows))
             info[half] = out.info
             walks.append(out)
             n_unmoved += int((~out.moved[: len(rows)]).sum())
         alive[slots] = True
+        before.append(state.logL[parents])
+        after.append(logL[slots])
     order = np.flatnonzero(dead)[np.argsort(state.logL[dead], kind="stable")]
+    memory, effort = steer(state, state.logL[~dead], np.concatenate(before), np.concatenate(after))
     uniforms = insertion_uniforms(rng, state.logL[~dead], logL[dead])
     level = Level(state.x[order], state.logL[order], state.birth[order], state.blobs[order], uniforms, threshold, n_unmoved, walks)
     birth = np.where(dead, threshold, state.birth)
     running = state.running.kill(state.logL[order], len(dead))
-    return NestedState(x, logL, birth, blobs, running, tuple(params), tuple(info)), level
+    return NestedState(x, logL, birth, blobs, pool_x, pool_logL, tuple(pool_next), running, memory, effort, tuple(params), tuple(info)), level
+
+
+def steer(state, survivors, parents, children):
+    """Update the memory of walks and the effort that keeps it near its target.
+
+    Replacements that remember their parents keep the live points' fluctuations alive, which inflates the scatter of ln Z by about
+    sqrt((1 + memory) / (1 - memory)).
+
+    Parameters
+    ----------
+    state : NestedState
+    survivors, parents, children : log L of the live points that stay, of those that walks started from, of where they ended.
+
+    Returns
+    -------
+    memory, effort
+    """
+    ranks = [np.searchsorted(np.sort(survivors), logL, side="right") / len(survivors) - 0.5 for logL in (parents, children)]
+    now = 12 * float(np.mean(ranks[0] * ranks[1]))
+    memory = (1 - MEMORY_RATE) * state.memory + MEMORY_RATE * now
+    return memory, min(max(state.effort * np.exp(EFFORT_RATE * (memory - TARGET_MEMORY)), least_effort(len(state.x))), MAX_EFFORT)
 
 
 def _walkers(state, parents, chains):
@@ -151,4 +217,4 @@ def _walkers(state, parents, chains):
     index[: len(parents)] = parents
     dtype = state.x.dtype
     return Walkers(jnp.asarray(state.x[index]), jnp.asarray(state.logL[index], dtype), jnp.asarray(state.blobs[index], dtype),
-                   jnp.arange(chains) < len(parents))
+                   jnp.arange(chains) < len(parents), jnp.asarray(state.effort, dtype))

@@ -9,6 +9,7 @@ import optax
 
 from fusions.flows.base import FitInfo
 from fusions.flows.path import straight, wrap
+from fusions.numerics import draw_rows
 
 
 class Training(NamedTuple):
@@ -22,7 +23,7 @@ class Training(NamedTuple):
     batch : minibatch size.
     learning_rate : of Adam.
     ema : decay of the moving average of parameters, per step.
-    held_out : share of the points kept out of training.
+    hold_every : every such slot is kept out of training.
     """
 
     steps: int = 16
@@ -31,12 +32,14 @@ class Training(NamedTuple):
     batch: int = 128
     learning_rate: float = 2e-3
     ema: float = 0.95
-    held_out: float = 0.1
+    hold_every: int = 8
+    jitter: float = 0.2
+    decay: float = 0.0
 
 
 def optimiser(training):
     """Make the optimiser: Adam with clipped gradients."""
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(training.learning_rate))
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(training.learning_rate, weight_decay=training.decay))
 
 
 def whiten(x, weights, periodic, *, floor=1e-3):
@@ -59,15 +62,6 @@ def whiten(x, weights, periodic, *, floor=1e-3):
     sigma = jnp.clip(jnp.sqrt(-2 * jnp.log(resultant)), 1e-4, jnp.pi)
     scale = jnp.where(circle, jnp.diag(sigma), width[:, None] * jnp.linalg.cholesky(corr))
     return shift, jnp.tril(scale)
-
-
-def draw_rows(key, weights, n):
-    """Draw n row indices with probability proportional to weights (m,), stratified, in random order."""
-    k_order, k_offset = jax.random.split(key)
-    edges = jnp.cumsum(weights)
-    strata = jax.random.permutation(k_order, n).astype(weights.dtype)
-    points = (strata + jax.random.uniform(k_offset, (n,), weights.dtype)) / n
-    return jnp.clip(jnp.searchsorted(edges, points * edges[-1], side="right"), 0, len(weights) - 1)
 
 
 def matching_loss(velocity, key, y1, period, coupling):
@@ -100,9 +94,9 @@ def fit(key, state, y, weights, period, *, velocity: Callable, coupling: Callabl
     -------
     (params, ema_params, opt_state), FitInfo
     """
-    k_split, k_held, k_data, k_rounds = jax.random.split(key, 4)
+    k_held, k_data, k_rounds = jax.random.split(key, 3)
     opt = optimiser(training)
-    keep = jax.random.uniform(k_split, weights.shape) >= training.held_out
+    keep = jnp.arange(len(weights)) % training.hold_every != 0
     rest = jnp.where(keep, 0.0, weights)
     held_rows = y[draw_rows(k_data, jnp.where(jnp.any(rest > 0), rest, weights), 2 * training.batch)]
     train = jnp.where(keep, weights, 0.0)
@@ -112,8 +106,9 @@ def fit(key, state, y, weights, period, *, velocity: Callable, coupling: Callabl
 
     def step(carry, k):
         params, ema, opt_state = carry
-        k_rows, k_loss = jax.random.split(k)
+        k_rows, k_loss, k_jit = jax.random.split(k, 3)
         rows = y[draw_rows(k_rows, train, training.batch)]
+        rows = rows + training.jitter * jax.random.normal(k_jit, rows.shape, rows.dtype)
         loss, grad = jax.value_and_grad(loss_of)(params, k_loss, rows)
         update, opt_state = opt.update(grad, opt_state, params)
         params = optax.apply_updates(params, update)

@@ -8,6 +8,8 @@ on a `Population` between walks, never inside one, and must not depend on the ch
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
 from fusions.types import Array
 
 
@@ -49,3 +51,8 @@ class Kernel(NamedTuple):
     accept: Callable[..., tuple[Any, Array]]
     done: Callable[..., Array]
     finish: Callable[..., tuple[Array, Any]]
+
+
+def walk_length(n_moves, effort):
+    """Return the number of moves () of a walk: `n_moves` times the effort, at least one."""
+    return jnp.maximum(jnp.round(n_moves * effort), 1).astype(jnp.int32)

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+TRAIL = 8
+
 
 class Walk(NamedTuple):
     """What a walk of c chains returns, on the host.
@@ -16,6 +18,7 @@ class Walk(NamedTuple):
     ----------
     x : (c, d); loglikelihood : (c,) float64; blobs : (c, b).
     moved : (c,) whether a chain accepted any move.
+    trail_x : (TRAIL, c, d) points accepted on the way, the latest ones; trail_logL : (TRAIL, c), -inf where there is none.
     n_calls : likelihood evaluations that were asked for; n_rows : rows computed, masked ones of a compiled batch included.
     seconds : time in a black-box likelihood, nan where it is compiled into the walk.
     info : the kernel's report.
@@ -26,6 +29,8 @@ class Walk(NamedTuple):
     loglikelihood: Any
     blobs: Any
     moved: Any
+    trail_x: Any
+    trail_logL: Any
     n_calls: int
     n_rows: int
     seconds: float
@@ -46,33 +51,35 @@ def fused(kernel, inside, compiled) -> Callable:
     def loop(key, params, walkers, threshold):
         k_init, k_walk = jax.random.split(key)
         zero = jnp.zeros_like(walkers.active)
-        start = (jnp.int32(0), kernel.init(k_init, params, walkers), walkers.loglikelihood, walkers.blobs, zero, jnp.int32(0),
+        trail = (jnp.broadcast_to(walkers.x, (TRAIL, *walkers.x.shape)), jnp.full((TRAIL, len(zero)), -jnp.inf, walkers.x.dtype))
+        start = (jnp.int32(0), kernel.init(k_init, params, walkers), walkers.loglikelihood, walkers.blobs, zero, trail, jnp.int32(0),
                  jnp.bool_(False), (walkers.x[:1], walkers.loglikelihood[:1]))
 
         def body(carry):
-            i, s, logL, blobs, moved, n_calls, invalid, example = carry
+            i, s, logL, blobs, moved, trail, n_calls, invalid, example = carry
             s, x, wanted = kernel.propose(jax.random.fold_in(k_walk, i), s)
             new_logL, new_blobs = inside(x)
             bad = wanted & (jnp.isnan(new_logL) | (new_logL == jnp.inf))
             s, accepted = kernel.accept(s, wanted & ~bad & (new_logL > threshold))
             row = jnp.argmax(bad)[None]
+            trail = (trail[0].at[i % TRAIL].set(x), trail[1].at[i % TRAIL].set(jnp.where(accepted, new_logL, -jnp.inf)))
             example = jax.tree.map(lambda old, new: jnp.where(invalid, old, new[row]), example, (x, new_logL))
-            return (i + 1, s, jnp.where(accepted, new_logL, logL), jnp.where(accepted[:, None], new_blobs, blobs), moved | accepted,
+            return (i + 1, s, jnp.where(accepted, new_logL, logL), jnp.where(accepted[:, None], new_blobs, blobs), moved | accepted, trail,
                     n_calls + jnp.sum(wanted), invalid | jnp.any(bad), example)
 
         carry = jax.lax.while_loop(lambda c: ~jnp.all(kernel.done(c[1])), body, start)
-        i, s, logL, blobs, moved, n_calls, invalid, example = carry
+        i, s, logL, blobs, moved, trail, n_calls, invalid, example = carry
         x, info = kernel.finish(s)
-        return x, logL, blobs, moved, n_calls, i * len(logL), info, invalid, example
+        return x, logL, blobs, moved, trail, n_calls, i * len(logL), info, invalid, example
 
     loop = compiled("walk", loop)
 
     def walk(key, params, walkers, threshold):
         threshold = jnp.asarray(threshold, walkers.x.dtype)
-        x, logL, blobs, moved, n_calls, n_rows, info, invalid, example = loop(key, params, walkers, threshold)
+        x, logL, blobs, moved, trail, n_calls, n_rows, info, invalid, example = loop(key, params, walkers, threshold)
         invalid = tuple(np.asarray(a) for a in example) if invalid else None
         return Walk(np.asarray(x), np.asarray(logL, np.float64), np.asarray(blobs, np.float64), np.asarray(moved),
-                    int(n_calls), int(n_rows), np.nan, info, invalid)
+                    np.asarray(trail[0]), np.asarray(trail[1], np.float64), int(n_calls), int(n_rows), np.nan, info, invalid)
 
     return walk
 
@@ -93,6 +100,8 @@ def hosted(kernel, rows, compiled) -> Callable:
         s = init(k_init, params, walkers)
         logL, blobs = np.array(walkers.loglikelihood, np.float64), np.array(walkers.blobs, np.float64)
         moved = np.zeros(logL.shape, bool)
+        trail_x = np.repeat(np.asarray(walkers.x)[None], TRAIL, axis=0)
+        trail_logL = np.full((TRAIL, len(logL)), -np.inf)
         n_calls, i, seconds, invalid = 0, 0, 0.0, None
         while not done(s):
             s, x, wanted = propose(k_walk, i, s)
@@ -109,8 +118,9 @@ def hosted(kernel, rows, compiled) -> Callable:
             accepted = np.asarray(accepted)
             logL[accepted], blobs[accepted] = new_logL[accepted], new_blobs[accepted]
             moved |= accepted
+            trail_x[i % TRAIL], trail_logL[i % TRAIL] = x, np.where(accepted, new_logL, -np.inf)
             n_calls, i = n_calls + int(wanted.sum()), i + 1
         x, info = finish(s)
-        return Walk(np.asarray(x), logL, blobs, moved, n_calls, n_calls, seconds, info, invalid)
+        return Walk(np.asarray(x), logL, blobs, moved, trail_x, trail_logL, n_calls, n_calls, seconds, info, invalid)
 
     return walk

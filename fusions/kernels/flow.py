@@ -7,16 +7,18 @@ import jax
 import jax.numpy as jnp
 
 from fusions.flows.cnf import CNF
-from fusions.kernels.base import Kernel, KernelInfo
+from fusions.kernels.base import Kernel, KernelInfo, walk_length
 
-TARGET_ACCEPTANCE = 0.3
+TARGET_ACCEPTANCE = 0.3  # below it the latent step shrinks
+USEFUL_ACCEPTANCE = 0.2  # below it the walk spends fewer moves on the flow
 
 
 class FlowParams(NamedTuple):
-    """The flow and the latent step size, 1 = independent draws; held_out is the last fit's loss."""
+    """The flow, the latent step size (1 = independent draws), recent acceptance, and the last fit's held-out loss."""
 
     flow: Any
     scale: Any
+    acceptance: Any
     held_out: Any
 
 
@@ -31,6 +33,7 @@ class FlowMoves(NamedTuple):
     x_new: Any
     logw_new: Any
     active: Any
+    length: Any
     step: Any
     n_passed: Any
     n_accepted: Any
@@ -46,14 +49,14 @@ class FlowKernel:
 
     Attributes
     ----------
-    n_moves : moves per walk.
+    n_moves : moves per walk (times its effort); fewer where the flow is so bad that less than a fifth are accepted.
     min_scale : smallest latent step.
     flow : the flow's settings (anything with `build(space) -> Flow`).
     """
 
     n_moves: int = 6
     min_scale: float = 0.02
-    local_share: float = 0.5
+    local_share: float = 0.25
     flow: Any = CNF()
 
     def build(self, space) -> Kernel:
@@ -63,19 +66,21 @@ class FlowKernel:
         def init_params(key, population):
             del population
             one = jnp.ones((), jnp.zeros(()).dtype)
-            return FlowParams(flow.init(key), one, jnp.nan * one)
+            return FlowParams(flow.init(key), one, one, jnp.nan * one)
 
         def tune(key, population, params, info):
             state, fit = flow.fit(key, params.flow, population.x, population.weights)
-            change = jnp.exp(0.5 * (jnp.nan_to_num(info.accepted, nan=TARGET_ACCEPTANCE) - TARGET_ACCEPTANCE))
-            scale = jnp.clip(params.scale * change, 0.1, 1.0)
-            return FlowParams(state, scale, fit.held_out)
+            accepted = jnp.nan_to_num(info.accepted, nan=TARGET_ACCEPTANCE)
+            scale = jnp.clip(params.scale * jnp.exp(0.5 * (accepted - TARGET_ACCEPTANCE)), 0.1, 1.0)
+            acceptance = 0.8 * params.acceptance + 0.2 * accepted
+            return FlowParams(state, scale, acceptance, fit.held_out)
 
         def init(key, params, walkers):
             z, logq = flow.pull(key, params.flow, walkers.x)
             logw = space.logprior(walkers.x) - logq
+            share = jnp.clip(params.acceptance / USEFUL_ACCEPTANCE, 0.0, 1.0)
             zero = jnp.zeros((), jnp.int32)
-            return FlowMoves(params, z, walkers.x, logw, z, walkers.x, logw, walkers.active, zero, zero, zero)
+            return FlowMoves(params, z, walkers.x, logw, z, walkers.x, logw, walkers.active, walk_length(self.n_moves * share, walkers.effort), zero, zero, zero)
 
         def propose(key, s):
             k_mix, k_scale, k_noise, k_accept = jax.random.split(key, 4)
@@ -87,7 +92,7 @@ class FlowKernel:
             x, logq = flow.push(s.params.flow, z)
             logw = space.logprior(x) - logq
             log_u = jnp.log(jax.random.uniform(k_accept, (n,), s.z.dtype))
-            wanted = s.active & (s.step < self.n_moves) & (log_u < logw - s.logw)
+            wanted = s.active & (s.step < s.length) & (log_u < logw - s.logw)
             return s._replace(z_new=z, x_new=x, logw_new=logw, n_passed=s.n_passed + jnp.sum(wanted)), x, wanted
 
         def accept(s, above):
@@ -97,7 +102,7 @@ class FlowKernel:
                 step=s.step + 1, n_accepted=s.n_accepted + jnp.sum(above)), above
 
         def done(s):
-            return (s.step >= self.n_moves) | ~s.active
+            return (s.step >= s.length) | ~s.active
 
         def finish(s):
             moves = jnp.sum(s.active) * s.step

@@ -6,15 +6,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fusions.kernels.base import Kernel, KernelInfo
+from fusions.kernels.base import Kernel, KernelInfo, walk_length
 from fusions.kernels.random_walk import spread
+from fusions.numerics import pick_rows
 
 
 class SliceParams(NamedTuple):
-    """Ensemble of points (m, d) with weights (m,), covariance factor (d, d) and bracket width in units of the direction."""
+    """Ensemble of points (m, d) with cumulated weights `edges` (m,), covariance factor (d, d) and bracket width in units of the direction."""
 
     x: Any
-    weights: Any
+    edges: Any
     factor: Any
     width: Any
 
@@ -32,6 +33,7 @@ class SliceMoves(NamedTuple):
     x_new: Any
     fresh: Any
     active: Any
+    length: Any
     n_done: Any
     tries: Any
     n_accepted: Any
@@ -48,11 +50,11 @@ class HitAndRun:
 
     Attributes
     ----------
-    n_slices : accepted slices per walk.
+    n_slices : slices per walk (times its effort).
     max_tries : draws after which a slice gives up and the point stays.
     """
 
-    n_slices: int = 2
+    n_slices: int = 1
     max_tries: int = 30
 
     def build(self, space) -> Kernel:
@@ -61,27 +63,26 @@ class HitAndRun:
         def init_params(key, population):
             del key
             factor = spread(population, space)
-            return SliceParams(population.x, population.weights, factor, jnp.ones((), factor.dtype))
+            return SliceParams(population.x, jnp.cumsum(population.weights), factor, jnp.ones((), factor.dtype))
 
         def tune(key, population, params, info):
             del key
             width = jnp.clip(jnp.nan_to_num(4 * info.scale, nan=params.width), 1e-3, 4.0)
             width = jnp.sqrt(width * params.width)
-            return SliceParams(population.x, population.weights, spread(population, space), width)
+            return SliceParams(population.x, jnp.cumsum(population.weights), spread(population, space), width)
 
         def init(key, params, walkers):
             del key
             zero = jnp.zeros_like(walkers.x[:, 0])
             count = jnp.zeros(zero.shape, jnp.int32)
-            return SliceMoves(params, walkers.x, zero, walkers.x, zero, zero, zero, walkers.x, walkers.active, walkers.active, count, count,
+            return SliceMoves(params, walkers.x, zero, walkers.x, zero, zero, zero, walkers.x, walkers.active, walkers.active,
+                              walk_length(self.n_slices, walkers.effort), count, count,
                               jnp.int32(0), jnp.int32(0), jnp.zeros((), zero.dtype))
 
         def directions(key, s):
-            k_first, k_second, k_kind, k_random = jax.random.split(key, 4)
+            k_pair, k_kind, k_random = jax.random.split(key, 3)
             n, d = s.x.shape
-            logits = jnp.log(s.params.weights)
-            first = s.params.x[jax.random.categorical(k_first, logits, shape=(n,))]
-            second = s.params.x[jax.random.categorical(k_second, logits, shape=(n,))]
+            first, second = s.params.x[pick_rows(jax.random.uniform(k_pair, (2, n), s.x.dtype), s.params.edges)]
             along_random = jnp.sqrt(2.0).astype(s.x.dtype) * jax.random.normal(k_random, (n, d), s.x.dtype) @ s.params.factor.T
             delta = space.wrap(first - second)
             use_random = jax.random.bernoulli(k_kind, 0.5, (n, 1)) | jnp.all(delta == 0, axis=1, keepdims=True)
@@ -116,7 +117,7 @@ class HitAndRun:
                 distance=s.distance + jnp.sum(jnp.where(above, jnp.abs(s.offset), 0.0))), above
 
         def done(s):
-            return (s.n_done >= self.n_slices) | ~s.active
+            return (s.n_done >= s.length) | ~s.active
 
         def finish(s):
             nan = jnp.full((), jnp.nan, s.x.dtype)

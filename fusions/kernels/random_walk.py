@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fusions.kernels.base import Kernel, KernelInfo
+from fusions.kernels.base import Kernel, KernelInfo, walk_length
 
 TARGET_ACCEPTANCE = 0.25
 
@@ -27,6 +27,7 @@ class WalkMoves(NamedTuple):
     x_new: Any
     logprior_new: Any
     active: Any
+    length: Any
     step: Any
     n_passed: Any
     n_accepted: Any
@@ -50,7 +51,7 @@ class RandomWalk:
 
     Attributes
     ----------
-    n_moves : moves per walk.
+    n_moves : moves per walk (times its effort).
     """
 
     n_moves: int = 20
@@ -72,7 +73,7 @@ class RandomWalk:
             del key
             logprior = space.logprior(walkers.x)
             zero = jnp.zeros((), jnp.int32)
-            return WalkMoves(params, walkers.x, logprior, walkers.x, logprior, walkers.active, zero, zero, zero)
+            return WalkMoves(params, walkers.x, logprior, walkers.x, logprior, walkers.active, walk_length(self.n_moves, walkers.effort), zero, zero, zero)
 
         def propose(key, s):
             k_noise, k_accept = jax.random.split(key)
@@ -80,7 +81,7 @@ class RandomWalk:
             x = space.wrap(s.x + s.params.scale * step)
             logprior = space.logprior(x)
             log_u = jnp.log(jax.random.uniform(k_accept, logprior.shape, s.x.dtype))
-            wanted = s.active & (s.step < self.n_moves) & (log_u < logprior - s.logprior)
+            wanted = s.active & (s.step < s.length) & (log_u < logprior - s.logprior)
             return s._replace(x_new=x, logprior_new=logprior, n_passed=s.n_passed + jnp.sum(wanted)), x, wanted
 
         def accept(s, above):
@@ -89,7 +90,7 @@ class RandomWalk:
                 step=s.step + 1, n_accepted=s.n_accepted + jnp.sum(above)), above
 
         def done(s):
-            return (s.step >= self.n_moves) | ~s.active
+            return (s.step >= s.length) | ~s.active
 
         def finish(s):
             moves = jnp.sum(s.active) * s.step
