@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 
 HERE = Path(__file__).parent
@@ -35,6 +34,7 @@ CONFIGS = {
     "eprv3": (tuple(f"eprv3_set{i}_planets{n}" for n in (0, 1) for i in (1, 2, 3, 4)), 5, {}),
     "calls": (("rosenbrock4", "shells5", "gauss_corr10", "rosenbrock10"), 3, {"n_live": 1000}),
 }
+HEAD = "| problem | seeds | exact | mean ln Z | rms error | mean claimed | mean pull | sd pull | worst | calls | s | gate |"
 TITLES = {
     "default": "Default settings (n_live = 500)",
     "flow": "Flow kernel alone (8 moves, n_live = 500)",
@@ -67,15 +67,15 @@ def run(config, seeds, only, first):
             start = time.perf_counter()
             result = fusions.run(problems[name].problem, fusions.nested(**options), key=seed, progress=False)
             row = {
-                "config": config, "problem": name, "seed": seed, "exact": problems[name].logZ, "logZ": result.logZ, "err": result.logZ_err,
-                "n_calls": result.n_calls, "insertion_p": result.insertion_pvalue, "status": result.status.name, "version": fusions.__version__,
+                "config": config, "problem": name, "seed": seed, "exact": problems[name].logZ, "logZ": result.logZ,
+                "err": result.logZ_err, "n_calls": result.n_calls, "insertion_p": result.insertion_pvalue,
+                "status": result.status.name, "version": fusions.__version__,
                 "seconds": round(time.perf_counter() - start, 1), "date": time.strftime("%Y-%m-%d"),
             }  # fmt: skip
             ROWS.parent.mkdir(exist_ok=True)
             with ROWS.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             print(f"{config} {name} {seed}: {(result.logZ - problems[name].logZ) / max(result.logZ_err, 1e-9):+.2f} sigma", flush=True)
-        jax.clear_caches() if len(names) > 16 else None
 
 
 def gate(pull):
@@ -91,17 +91,15 @@ def table():
     lines = [
         "# Calibration", "",
         "Written by `python docs/calibration.py table` from the committed rows in `results/calibration.jsonl`, measured by",
-        "`python docs/calibration.py run CONFIG`; one row per run, with its date. pull = (ln Z - exact) / claimed error. The gate: "
-        "|mean pull| <= 3/sqrt(n) and",
-        "its standard deviation in [0.50, 1.56] for n = 20 seeds, [0.33, 1.82] for n = 10. Exact values: see `tests/oracles.py`. Seconds are those "
-        "of one core", "shared with other work.", "",
+        "`python docs/calibration.py run CONFIG`; one row per run, with its date. pull = (ln Z - exact) / claimed error.",
+        "The gate: |mean pull| <= 3/sqrt(n) and its standard deviation in [0.50, 1.56] for n = 20 seeds, [0.33, 1.82] for n = 10.",
+        "Exact values: see `tests/oracles.py`. Seconds are those of one core, shared with other work.", "",
     ]  # fmt: skip
     for config, title in TITLES.items():
         mine = [r for r in rows if r["config"] == config]
         if not mine:
             continue
-        lines += [f"## {title}", "", "| problem | seeds | exact | mean ln Z | rms error | mean claimed | mean pull | sd pull | worst | calls | s | gate |",
-                  "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|"]  # fmt: skip
+        lines += [f"## {title}", "", HEAD, "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|"]
         pulls = []
         for name in dict.fromkeys(r["problem"] for r in mine):
             these = [r for r in mine if r["problem"] == name]
@@ -112,8 +110,8 @@ def table():
             verdict = ("pass" if gate(pull) else "FAIL") if len(pull) >= 10 else "-"
             lines.append(
                 f"| {name} | {len(pull)} | {exact:.4f} | {z.mean():.4f} | {np.sqrt(np.mean((z - exact) ** 2)):.3f} | {err.mean():.3f} | "
-                f"{pull.mean():+.2f} | {pull.std(ddof=1) if len(pull) > 1 else np.nan:.2f} | {pull[np.argmax(abs(pull))]:+.1f} | {calls:,.0f} | "
-                f"{seconds:.0f} | {verdict} |"
+                f"{pull.mean():+.2f} | {pull.std(ddof=1) if len(pull) > 1 else np.nan:.2f} | {pull[np.argmax(abs(pull))]:+.1f} | "
+                f"{calls:,.0f} | {seconds:.0f} | {verdict} |"
             )
         pulls = np.concatenate(pulls)
         lines += ["", f"Pooled over {len(pulls)} runs: mean pull {pulls.mean():+.3f} (limit {3 / np.sqrt(len(pulls)):.3f}), rms pull "

@@ -53,7 +53,9 @@ def begin(key, problem, settings, engine, ledger):
         for half, k in enumerate(jax.random.split(k_params))
     )
     info = (engine.blank_info,) * 2
-    state = nested.NestedState(x[live], logL[live], np.full(n, np.nan), blobs[live], *pool, running, 0.0, nested.least_effort(n), params, info)
+    state = nested.NestedState(
+        x[live], logL[live], np.full(n, np.nan), blobs[live], *pool, running, 0.0, nested.least_effort(n), params, info
+    )
     return state, seconds_per_row, _suspicious(logL[finite])
 
 

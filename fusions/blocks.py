@@ -64,10 +64,7 @@ def gaussian(names: Sequence[str], mean: Any, cov: Any) -> Block:
     names = check_names(names, "gaussian")
     mean, cov, k = np.asarray(mean, float), np.asarray(cov, float), len(names)
     if mean.shape != (k,) or cov.shape != (k, k):
-        msg = (
-            f"gaussian: expected mean ({k},) and cov ({k}, {k}) for the names {names}, "
-            f"got mean {mean.shape} and cov {cov.shape}."
-        )
+        msg = f"gaussian: expected mean ({k},) and cov ({k}, {k}) for the names {names}, got mean {mean.shape} and cov {cov.shape}."
         raise PriorError(msg)
     if not (np.isfinite(mean).all() and np.isfinite(cov).all()):
         msg = "gaussian: mean and cov must be finite, got NaN or infinity."
@@ -234,9 +231,7 @@ def _joint_draw(key: Any, n: int, sample: Callable, shift: np.ndarray, scale: np
     return solve_triangular(scale, (draws - shift).T, lower=True).T
 
 
-def _joint_density(
-    x: jax.Array, *, function: Callable, theta: Callable, log_det: float, traced: bool
-) -> jax.Array:
+def _joint_density(x: jax.Array, *, function: Callable, theta: Callable, log_det: float, traced: bool) -> jax.Array:
     """Return log p(x) = log p(theta) + ln |d theta / dx| at one point."""
     point = theta(x)
     if traced:

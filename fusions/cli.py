@@ -66,7 +66,10 @@ def make_parser():
     run.add_argument("--max-time", type=float, help="stop after this many seconds")
     run.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
     run.set_defaults(action=_run)
-    for name, action, text in (("summary", _summary, "print a saved result"), ("plot", _plot, "draw a saved result's figures into its folder")):
+    for name, action, text in (
+        ("summary", _summary, "print a saved result"),
+        ("plot", _plot, "draw a saved result's figures into its folder"),
+    ):
         command = commands.add_parser(name, help=text)
         command.add_argument("directory", metavar="DIR")
         command.set_defaults(action=action)

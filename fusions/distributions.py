@@ -111,9 +111,7 @@ def truncated_normal(mu: float, sigma: float, lo: float, hi: float) -> Distribut
 
     standard = truncnorm((lo - mu) / sigma, (hi - mu) / sigma)
     mirrored = truncnorm((mu - hi) / sigma, (mu - lo) / sigma)  # scipy's own isf loses the upper tail
-    standard = SimpleNamespace(
-        ppf=standard.ppf, isf=lambda p: -mirrored.ppf(p), pdf=standard.pdf, support=standard.support
-    )
+    standard = SimpleNamespace(ppf=standard.ppf, isf=lambda p: -mirrored.ppf(p), pdf=standard.pdf, support=standard.support)
     return Distribution(name, (mu, sigma, lo, hi), tabulate(standard, mu, sigma, (lo, hi)))
 
 

@@ -45,13 +45,17 @@ def nested_sampling(n_live=500, *, kernel=None, kill=0.1, precision=1e-3, **unkn
     if unknown:
         name = next(iter(unknown))
         close = difflib.get_close_matches(name.replace("nlive", "n_live"), OPTIONS, 1)
-        raise OptionError(f"Unknown option {name!r} of nested. " + (f"Did you mean {close[0]}?" if close else f"Options: {', '.join(OPTIONS)}."))
+        raise OptionError(
+            f"Unknown option {name!r} of nested. " + (f"Did you mean {close[0]}?" if close else f"Options: {', '.join(OPTIONS)}.")
+        )
     if isinstance(n_live, bool) or not isinstance(n_live, int) or n_live < 20:
         raise OptionError(f"Expected n_live to be an integer >= 20, got {n_live!r}. Type n_live=500 for a first run.")
     if not 0 < kill <= 0.5:
         raise OptionError(f"Expected 0 < kill <= 0.5, the share of live points replaced per level, got {kill!r}. Type kill=0.1.")
     if not 0 < precision < 1:
-        raise OptionError(f"Expected 0 < precision < 1, the share of the evidence at which to stop, got {precision!r}. Type precision=1e-3.")
+        raise OptionError(
+            f"Expected 0 < precision < 1, the share of the evidence at which to stop, got {precision!r}. Type precision=1e-3."
+        )
     if kernel is not None and not hasattr(kernel, "build"):
         raise OptionError(f"Expected kernel settings such as kernels.FlowKernel() or kernels.Cycle((...)), got {kernel!r}.")
     return nested.Nested(n_live + n_live % 2, kernel or default_kernel(), float(kill), float(precision))
@@ -182,14 +186,19 @@ def _kernel_report(info):
     """Average acceptance, held-out loss and scale of the first kernel that reports them."""
     reports = jax.tree.leaves(info, is_leaf=lambda leaf: hasattr(leaf, "accepted"))
     first = reports[:: max(len(reports) // 2, 1)]
-    return {name: float(np.mean([getattr(r, field) for r in first])) for name, field in (("acceptance", "accepted"), ("loss", "loss"), ("scale", "scale"))}
+    return {
+        name: float(np.mean([getattr(r, field) for r in first]))
+        for name, field in (("acceptance", "accepted"), ("loss", "loss"), ("scale", "scale"))
+    }
 
 
 def _snapshot(iteration, state, ledger):
     """Sum up the run so far."""
     efficiency, logL = ledger.trace["efficiency"][-1], ledger.trace["logL"][-1]
     running = state.running
-    return Snapshot(iteration, logL, running.logX, running.logZ, running.remaining(state.logL), ledger.n_calls, efficiency, ledger.elapsed())
+    return Snapshot(
+        iteration, logL, running.logX, running.logZ, running.remaining(state.logL), ledger.n_calls, efficiency, ledger.elapsed()
+    )
 
 
 def _result(problem, algorithm, engine, ledger, state, status, key, notes, n_traced):

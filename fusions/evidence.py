@@ -119,8 +119,7 @@ def evaluate_ledger(logL, logL_birth, *, n_draws=256, seed=0):
     errors = np.concatenate(draws, axis=1).std(axis=1, ddof=1)
     back = np.empty_like(order)
     back[order] = np.arange(len(order))
-    return Evidence(float(logZ), float(errors[0]), float(D_KL), float(errors[1]), float(d_G), float(errors[2]),
-                    logw[back], logX[back])
+    return Evidence(float(logZ), float(errors[0]), float(D_KL), float(errors[1]), float(d_G), float(errors[2]), logw[back], logX[back])
 
 
 class Running(NamedTuple):

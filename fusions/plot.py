@@ -61,9 +61,7 @@ def _chosen(result, params):
         return [n for i, n in enumerate(result.names[: result.n_params]) if varies[i]][:MOST_COLUMNS]
     unknown = [p for p in params if p not in result.names]
     if isinstance(params, str) or unknown or not len(params):
-        raise OptionError(
-            f"Expected a list out of {list(result.names)}, got {params!r}. Type params=['name', ...]."
-        )
+        raise OptionError(f"Expected a list out of {list(result.names)}, got {params!r}. Type params=['name', ...].")
     return list(params)
 
 
@@ -130,9 +128,7 @@ def _finish_corner(figure, axes, title):
             ax.yaxis.label.set_size(11)
     figure.suptitle(title, fontsize=11, y=0.985)
     inches = figure.get_size_inches()[0]
-    figure.subplots_adjust(
-        left=0.85 / inches, bottom=0.85 / inches, right=1 - 0.2 / inches, top=1 - 0.45 / inches
-    )
+    figure.subplots_adjust(left=0.85 / inches, bottom=0.85 / inches, right=1 - 0.2 / inches, top=1 - 0.45 / inches)
     figure.align_labels()
 
 
@@ -218,9 +214,7 @@ def insertion_plot(result):
     ax = figure.subplots()
     for level, alpha in ((0.95, 0.18), (0.68, 0.3)):
         band = binom.interval(level, len(uniforms), 1 / bins)
-        ax.axhspan(
-            *band, color=GREY, alpha=alpha, linewidth=0, label=f"{100 * level:.0f} % of bars if unbiased"
-        )
+        ax.axhspan(*band, color=GREY, alpha=alpha, linewidth=0, label=f"{100 * level:.0f} % of bars if unbiased")
     counts, edges = np.histogram(uniforms, bins=bins, range=(0, 1))
     ax.stairs(counts, edges, color=BLUE, linewidth=1.8, baseline=None, label="replacements")
     ax.axhline(len(uniforms) / bins, color=GREY, linestyle="--", linewidth=1)

@@ -92,10 +92,7 @@ class Prior:
     ) -> None:
         for word, function in (("transform", transform), ("constraint", constraint)):
             if function is not None and not callable(function):
-                msg = (
-                    f"Prior: {word}= must be a function of a dict, got {function!r}; "
-                    f"a parameter can't be called {word!r}."
-                )
+                msg = f"Prior: {word}= must be a function of a dict, got {function!r}; a parameter can't be called {word!r}."
                 raise PriorError(msg)
         parts = (*map(positional, blocks), *(one_parameter(k, v) for k, v in parameters.items()))
         own = [name for part in parts for name in part.names]
@@ -310,9 +307,7 @@ def _probe(prior: Prior, what: str, function: Callable) -> tuple[Any, bool]:
     theta = jax.jit(prior.theta)(x) if prior.theta_traceable else prior.theta(x)
     names = prior.names
     shapes = [scalar_shape()] * len(names)
-    traced = prior.theta_traceable and is_traceable(
-        lambda *v: function(dict(zip(names, v, strict=True))), *shapes
-    )
+    traced = prior.theta_traceable and is_traceable(lambda *v: function(dict(zip(names, v, strict=True))), *shapes)
     values = dict(zip(names, theta if traced else np.asarray(theta, float), strict=True))
     try:
         return function(values), traced

@@ -125,8 +125,7 @@ def _check_types(problem: Problem) -> None:
     """Check the prior and the likelihood."""
     if not isinstance(problem.prior, Prior):
         msg = (
-            f"Problem: expected a Prior, got {problem.prior!r}; "
-            "write fusions.Prior(m=priors.uniform(-5, 5), ...), or fusions.Prior(block)."
+            f"Problem: expected a Prior, got {problem.prior!r}; write fusions.Prior(m=priors.uniform(-5, 5), ...), or fusions.Prior(block)."
         )
         raise ProblemError(msg)
     if not callable(problem.loglikelihood):

@@ -72,9 +72,7 @@ def tabulate(standard: Any, loc: float, scale: float, bounds: tuple[float, float
     lower, upper = bounds or (loc + scale * low, loc + scale * high)
     origin = {"lower": lower, "upper": upper}.get(shape, loc + scale * median)
     step = float(z[1] - z[0])
-    table = Table(
-        float(z[0]), step, t, _monotone(t, slope * step), lower, upper, origin, scale * width, shape
-    )
+    table = Table(float(z[0]), step, t, _monotone(t, slope * step), lower, upper, origin, scale * width, shape)
     return partial(interpolate, table=table)
 
 
@@ -83,9 +81,7 @@ def _shape(q: np.ndarray, low: float, high: float) -> str:
     middle = q[N_NODES // 2]
     lower = np.isfinite(low) and q[0] - low <= middle - q[0]
     upper = np.isfinite(high) and high - q[-1] <= q[-1] - middle
-    return {(True, True): "interval", (True, False): "lower", (False, True): "upper"}.get(
-        (bool(lower), bool(upper)), "line"
-    )
+    return {(True, True): "interval", (True, False): "lower", (False, True): "upper"}.get((bool(lower), bool(upper)), "line")
 
 
 def _stretch(q: np.ndarray, low: float, high: float, shape: str) -> tuple:

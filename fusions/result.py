@@ -135,9 +135,7 @@ class Result:
     @property
     def live_fraction(self):
         """Share of the final live points in the evidence."""
-        return (
-            float(np.exp(logsumexp(self.evidence.logw[-self.n_live :]))) if np.isfinite(self.logZ) else np.nan
-        )
+        return float(np.exp(logsumexp(self.evidence.logw[-self.n_live :]))) if np.isfinite(self.logZ) else np.nan
 
     def moments(self):
         """Compute the posterior mean and standard deviation of each column, both (m,)."""
@@ -254,8 +252,7 @@ class Result:
             return cls(**{**fields, **arrays, "level_trace": trace, "status": Status[meta["status"]]})
         except (KeyError, TypeError, OptionError) as error:
             raise FileError(
-                f"The run in {directory} lacks or contradicts a field ({error}). Restore it from a copy, "
-                "or run again."
+                f"The run in {directory} lacks or contradicts a field ({error}). Restore it from a copy, or run again."
             ) from error
 
     def write_polychord(self, root):
@@ -318,10 +315,7 @@ def merge(results):
 
     def joined(name):
         parts = [getattr(r, name) for r in results]
-        return np.concatenate(
-            [p[~a] for p, a in zip(parts, live, strict=True)]
-            + [p[a] for p, a in zip(parts, live, strict=True)]
-        )
+        return np.concatenate([p[~a] for p, a in zip(parts, live, strict=True)] + [p[a] for p, a in zip(parts, live, strict=True)])
 
     keys = dict.fromkeys(k for r in results for k in r.seconds)
     notes = dict.fromkeys(w for r in results for w in r.info.get("warnings", ()))
@@ -362,13 +356,7 @@ def _check_mergeable(results):
                 "problem."
             )
         if first.info.get("fingerprint") != other.info.get("fingerprint"):
-            raise OptionError(
-                f"Can't merge result 0 with result {i}: same names, other prior or labels. "
-                "Merge runs of one problem."
-            )
+            raise OptionError(f"Can't merge result 0 with result {i}: same names, other prior or labels. Merge runs of one problem.")
         for j in range(i):
             if np.array_equal(results[j].logL, other.logL) and len(np.unique(other.logL)) > 1:
-                raise OptionError(
-                    f"Results {j} and {i} are the same run twice, which would understate the error. "
-                    "Run with different keys."
-                )
+                raise OptionError(f"Results {j} and {i} are the same run twice, which would understate the error. Run with different keys.")

@@ -84,14 +84,10 @@ def _read_manifest(directory):
     except ValueError as error:
         raise FileError(f"{path} is damaged ({error}). Restore it from a copy, or run again.") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise FileError(
-            f'{path} was not written by fusions: expected "format": "{FORMAT}". Give a folder '
-            "written by Result.save."
-        )
+        raise FileError(f'{path} was not written by fusions: expected "format": "{FORMAT}". Give a folder written by Result.save.')
     if manifest.get("version") != VERSION:
         raise FileError(
-            f"{path} has format version {manifest.get('version')}, this fusions reads version {VERSION}. "
-            "Install the fusions that wrote it."
+            f"{path} has format version {manifest.get('version')}, this fusions reads version {VERSION}. Install the fusions that wrote it."
         )
     return manifest
 
@@ -112,16 +108,10 @@ def read_run(directory):
     manifest = _read_manifest(directory)
     path = directory / str(manifest.get("arrays"))
     if not path.is_file():
-        raise FileError(
-            f"{directory / MANIFEST} names {path.name}, which is missing. Copy the whole folder, "
-            "not only the manifest."
-        )
+        raise FileError(f"{directory / MANIFEST} names {path.name}, which is missing. Copy the whole folder, not only the manifest.")
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != manifest.get("sha256"):
-        raise FileError(
-            f"{path} is truncated or changed: its checksum is not the one in {MANIFEST}. Restore it from a "
-            "copy, or run again."
-        )
+        raise FileError(f"{path} is truncated or changed: its checksum is not the one in {MANIFEST}. Restore it from a copy, or run again.")
     with np.load(io.BytesIO(data), allow_pickle=False) as file:
         return {name: file[name] for name in file.files}, manifest
 
@@ -220,9 +210,7 @@ def write_polychord(root, *, names, n_params, labels, theta, logL, logL_birth, n
     births = exported_births(logL, logL_birth, ANESTHETIC_LOGZERO)
     rows = distinct_rows(np.column_stack([theta, logL, births]))
     n_dead = len(rows) - n_live if len(rows) > n_live else len(rows)
-    paths = [
-        root.with_name(root.name + end) for end in ("_dead-birth.txt", ".paramnames", "_phys_live-birth.txt")
-    ]
+    paths = [root.with_name(root.name + end) for end in ("_dead-birth.txt", ".paramnames", "_phys_live-birth.txt")]
     np.savetxt(paths[0], rows[:n_dead], fmt="%.17g")
     paths[1].write_text("\n".join(_paramnames(names, n_params, labels)) + "\n", encoding="utf-8")
     if n_dead == len(rows):

@@ -49,9 +49,7 @@ def _line(label, left, right=""):
     """Set one row of the table: label, value, and a second label with its value; wrapped at the width."""
     text = f"{left:<{LEFT}}{right}" if right else left
     wrapped = textwrap.wrap(text, WIDTH - LABEL, drop_whitespace=len(text) > WIDTH - LABEL) or [""]
-    return [
-        (f"{label:<{LABEL}}" if i == 0 else " " * LABEL) + part.rstrip() for i, part in enumerate(wrapped)
-    ]
+    return [(f"{label:<{LABEL}}" if i == 0 else " " * LABEL) + part.rstrip() for i, part in enumerate(wrapped)]
 
 
 def _cut(text, width):
@@ -116,8 +114,7 @@ def _check_lines(result):
         text = f"p = {p:.1g}: doubtful: compare with a run of more moves per replacement"
     else:
         text = (
-            f"p = {p:.0e}: replacements are biased: do not trust this ln Z; run again with more moves per "
-            "replacement or more live points"
+            f"p = {p:.0e}: replacements are biased: do not trust this ln Z; run again with more moves per replacement or more live points"
         )
     return lines + _line("insertion ranks", text)
 
@@ -148,8 +145,4 @@ def _parameter_lines(result, most=40):
 
 def _warning_lines(result):
     """Every warning of the run, wrapped."""
-    return [
-        line
-        for i, text in enumerate(result.info.get("warnings", ()))
-        for line in _line("warnings" if i == 0 else "", f"- {text}")
-    ]
+    return [line for i, text in enumerate(result.info.get("warnings", ())) for line in _line("warnings" if i == 0 else "", f"- {text}")]

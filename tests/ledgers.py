@@ -50,9 +50,7 @@ def wedding_cake(tiers=12, ratio=0.5, step=0.9):
         return edges[np.searchsorted(np.arange(tiers) * step, logL, side="right")]
 
     logZ = np.log(np.sum(shells * np.exp(step * np.arange(tiers))))
-    return VolumeProblem(
-        lambda X: step * (np.searchsorted(-edges, -X, side="right") - 1.0), above, float(logZ)
-    )
+    return VolumeProblem(lambda X: step * (np.searchsorted(-edges, -X, side="right") - 1.0), above, float(logZ))
 
 
 def half_zero(inner, fraction=0.5):
@@ -62,9 +60,7 @@ def half_zero(inner, fraction=0.5):
     def logL(X):
         return np.where(X < left, inner.logL(np.minimum(X / left, 1.0)), -np.inf)
 
-    return VolumeProblem(
-        logL, lambda c: left if c == -np.inf else left * inner.above(c), inner.logZ + np.log(left)
-    )
+    return VolumeProblem(logL, lambda c: left if c == -np.inf else left * inner.above(c), inner.logZ + np.log(left))
 
 
 class Ledger(NamedTuple):

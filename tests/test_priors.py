@@ -174,9 +174,7 @@ def test_icdf_in_plain_python_runs_on_the_host(periodic):
 def test_dependent_prior(traced):
     """A transform changes a value and adds a name."""
     exp = jnp.exp if traced else math.exp
-    prior = pr.Prior(
-        a=pr.uniform(0, 1), b=pr.uniform(0, 1), transform=lambda p: {"b": p["a"] * p["b"], "e": exp(p["a"])}
-    )
+    prior = pr.Prior(a=pr.uniform(0, 1), b=pr.uniform(0, 1), transform=lambda p: {"b": p["a"] * p["b"], "e": exp(p["a"])})
     assert prior.names == ("a", "b", "e")
     assert prior.traceable is traced
     theta = prior.theta_rows(prior.sample(0, 200))

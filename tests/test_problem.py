@@ -181,29 +181,17 @@ WRONG = {
     "the name 'logL' is reserved": lambda: Problem(PRIOR, value, blobs=["logL"]),
     "label for 'q' fits no name; .* \\['m', 'c'\\]": lambda: Problem(PRIOR, value, labels={"q": "Q"}),
     "expected labels to be a dict": lambda: Problem(PRIOR, value, labels=["m"]),
-    "traceable=True is impossible because a vectorized": lambda: Problem(
-        PRIOR, value, vectorized=True, traceable=True
-    ),
-    "traceable=True is impossible because its prior": lambda: Problem(
-        pr.Prior(a=pr.icdf(lambda u: math.sqrt(u))), value, traceable=True
-    ),
+    "traceable=True is impossible because a vectorized": lambda: Problem(PRIOR, value, vectorized=True, traceable=True),
+    "traceable=True is impossible because its prior": lambda: Problem(pr.Prior(a=pr.icdf(lambda u: math.sqrt(u))), value, traceable=True),
     "traceable=True, but tracing raised": lambda: Problem(PRIOR, module_likelihood, traceable=True),
-    "log L to have shape \\(\\), got shape \\(3,\\); sum over the data": lambda: Problem(
-        PRIOR, lambda p: p["m"] * jnp.ones(3)
-    ),
+    "log L to have shape \\(\\), got shape \\(3,\\); sum over the data": lambda: Problem(PRIOR, lambda p: p["m"] * jnp.ones(3)),
     "log L to be real, got complex": lambda: Problem(PRIOR, lambda p: p["m"] * 1j),
     "the likelihood returned None": lambda: Problem(PRIOR, lambda p: None),
     "returned a tuple of 2, expected log L alone": lambda: Problem(PRIOR, lambda p: (p["m"], p["c"])),
     "to return \\(logL, blobs\\).* got ": lambda: Problem(PRIOR, lambda p: p["m"], blobs=["b"]),
-    "expected 2 blobs \\['a', 'b'\\], got shape \\(1,\\)": lambda: Problem(
-        PRIOR, lambda p: (p["m"], [p["c"]]), blobs=["a", "b"]
-    ),
-    "blobs with the keys \\['b'\\], got \\['a'\\]": lambda: Problem(
-        PRIOR, lambda p: (p["m"], {"a": p["c"]}), blobs=["b"]
-    ),
-    "the blob 'b' to have shape \\(\\)": lambda: Problem(
-        PRIOR, lambda p: (p["m"], [jnp.ones(2)]), blobs=["b"]
-    ),
+    "expected 2 blobs \\['a', 'b'\\], got shape \\(1,\\)": lambda: Problem(PRIOR, lambda p: (p["m"], [p["c"]]), blobs=["a", "b"]),
+    "blobs with the keys \\['b'\\], got \\['a'\\]": lambda: Problem(PRIOR, lambda p: (p["m"], {"a": p["c"]}), blobs=["b"]),
+    "the blob 'b' to have shape \\(\\)": lambda: Problem(PRIOR, lambda p: (p["m"], [jnp.ones(2)]), blobs=["b"]),
     "the blob 'b' to be real": lambda: Problem(PRIOR, lambda p: (p["m"], [1j * p["m"]]), blobs=["b"]),
 }
 

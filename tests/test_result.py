@@ -112,27 +112,21 @@ def test_table_says_how_a_constraint_enters(result):
 
 def test_table_wraps_long_words_and_lists_warnings(result):
     info = {"name": "long name " * 30, "warnings": ["first " * 40, "second"]}
-    many = replace(
-        result, info=info, names=("n" * 80, *result.names[1:]), status=Status.MAX_CALLS, n_calls=10**9
-    )
+    many = replace(result, info=info, names=("n" * 80, *result.names[1:]), status=Status.MAX_CALLS, n_calls=10**9)
     lines = str(many).splitlines()
     assert max(map(len, lines)) <= 100
     assert sum("- first" in line or "- second" in line for line in lines) == 2
 
 
 def test_table_of_clones_plateaus_and_nothing():
-    plateau = Result(
-        ("a",), 1, {}, np.zeros((50, 1)), np.zeros(50), np.full(50, np.nan), n_live=50, status=Status.PLATEAU
-    )
+    plateau = Result(("a",), 1, {}, np.zeros((50, 1)), np.zeros(50), np.full(50, np.nan), n_live=50, status=Status.PLATEAU)
     text = str(plateau)
     assert re.search(r"ln Z +0 \+- 0 ", text)
     assert "many clones" not in text
     assert "many clones" in str(replace(plateau, status=Status.MAX_CALLS))
     zero = replace(plateau, logL=np.full(50, -np.inf), status=Status.FAILED)
     assert "-inf +- unknown" in str(zero)
-    nothing = replace(
-        plateau, theta=np.empty((0, 1)), logL=np.empty(0), logL_birth=np.empty(0), status=Status.FAILED
-    )
+    nothing = replace(plateau, theta=np.empty((0, 1)), logL=np.empty(0), logL_birth=np.empty(0), status=Status.FAILED)
     assert "Failed: the likelihood raised an error" in str(nothing)
     assert repr(nothing) == "<Result of run: ln Z = -inf +- unknown, FAILED>"
 
@@ -202,9 +196,7 @@ def test_files_keep_repeated_points(result, tmp_path):
     read = anesthetic.read_chains(tmp_path / "run")
     assert len(read) == len(stuck.logL)
     assert read.logZ() == stuck.samples().logZ()
-    assert anesthetic.read_chains(stuck.write_csv(tmp_path / "run.csv")).logZ() == pytest.approx(
-        stuck.samples().logZ(), abs=1e-12
-    )
+    assert anesthetic.read_chains(stuck.write_csv(tmp_path / "run.csv")).logZ() == pytest.approx(stuck.samples().logZ(), abs=1e-12)
 
 
 def test_polychord_files_keep_huge_negative_values_with_logzero(result, tmp_path):
@@ -276,9 +268,7 @@ def test_merge_tightens_the_error(name):
     problem = PROBLEMS[name]
     parts = [
         make_result(problem, seed=1, n_live=50, n_kill=5, info={"warnings": ["w"]}),
-        make_result(
-            problem, seed=2, n_live=150, n_kill=5, status=Status.MAX_CALLS, info={"warnings": ["w", "v"]}
-        ),
+        make_result(problem, seed=2, n_live=150, n_kill=5, status=Status.MAX_CALLS, info={"warnings": ["w", "v"]}),
     ]
     merged = merge(parts)
     assert merged.n_live == 200

@@ -1,0 +1,1 @@
+"""Algorithms: how a population moves towards the posterior."""

@@ -119,7 +119,7 @@ def population(x, alive, pool_x, pool_logL, threshold, half):
 
 
 def remember_trail(pool_x, pool_logL, start, out, n_chains):
-    """Write the accepted points of a walk, its end points excepted, into a pool (p, d) from `start` on, round and round; returns the next start."""
+    """Write the accepted points of a walk, except its ends, into a pool (p, d) from `start` on, round and round; returns the next start."""
     x, logL = out.trail_x[:, :n_chains], out.trail_logL[:, :n_chains]
     new = np.isfinite(logL) & (logL != out.loglikelihood[:n_chains])
     index = (start + np.arange(new.sum())) % len(pool_logL)
@@ -187,7 +187,9 @@ def step(key, rng, state, settings, tune, walk):
     level = Level(state.x[order], state.logL[order], state.birth[order], state.blobs[order], uniforms, threshold, n_unmoved, walks)
     birth = np.where(dead, threshold, state.birth)
     running = state.running.kill(state.logL[order], len(dead))
-    return NestedState(x, logL, birth, blobs, pool_x, pool_logL, tuple(pool_next), running, memory, effort, tuple(params), tuple(info)), level
+    return NestedState(
+        x, logL, birth, blobs, pool_x, pool_logL, tuple(pool_next), running, memory, effort, tuple(params), tuple(info)
+    ), level
 
 
 def steer(state, survivors, parents, children):
@@ -216,5 +218,10 @@ def _walkers(state, parents, chains):
     index = np.full(chains, parents[0])
     index[: len(parents)] = parents
     dtype = state.x.dtype
-    return Walkers(jnp.asarray(state.x[index]), jnp.asarray(state.logL[index], dtype), jnp.asarray(state.blobs[index], dtype),
-                   jnp.arange(chains) < len(parents), jnp.asarray(state.effort, dtype))
+    return Walkers(
+        jnp.asarray(state.x[index]),
+        jnp.asarray(state.logL[index], dtype),
+        jnp.asarray(state.blobs[index], dtype),
+        jnp.arange(chains) < len(parents),
+        jnp.asarray(state.effort, dtype),
+    )

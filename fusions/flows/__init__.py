@@ -1,0 +1,1 @@
+"""Flows: learned densities with tracked Jacobians."""

@@ -80,8 +80,15 @@ class CNF:
             state = state._replace(shift=shift, scale=scale)
             period = period_of(state)
             learned, info = matching.fit(
-                key, (state.params, state.ema_params, state.opt_state), whitened(state, x), weights, period,
-                velocity=lambda p, y, t: velocity(p, y, t, period), coupling=self.coupling, training=self.training)
+                key,
+                (state.params, state.ema_params, state.opt_state),
+                whitened(state, x),
+                weights,
+                period,
+                velocity=lambda p, y, t: velocity(p, y, t, period),
+                coupling=self.coupling,
+                training=self.training,
+            )
             return FlowState(*learned, shift, scale), info
 
         def push(state, z):
@@ -94,8 +101,9 @@ class CNF:
         def pull(key, state, x):
             period = period_of(state)
             y1 = whitened(state, x)
-            y0, logdet = transport(lambda y, t: velocity(state.ema_params, y, t, period), y1, steps=self.ode_steps,
-                                   backward=True, probes=probe(x))
+            y0, logdet = transport(
+                lambda y, t: velocity(state.ema_params, y, t, period), y1, steps=self.ode_steps, backward=True, probes=probe(x)
+            )
             y0 = wrap(y0, period)
             return unwind(key, y0, period, space.periodic), logq(state, y0, logdet, period)
 

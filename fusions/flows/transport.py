@@ -48,8 +48,15 @@ def transport(velocity, y, *, steps, backward=False, probes=None):
 
     t0, t1 = (1.0, 0.0) if backward else (0.0, 1.0)
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(field), diffrax.Tsit5(), t0, t1, (t1 - t0) / steps, (y, jnp.zeros_like(y[:, 0])),
-        max_steps=steps + 1, adjoint=diffrax.DirectAdjoint(), throw=False,
+        diffrax.ODETerm(field),
+        diffrax.Tsit5(),
+        t0,
+        t1,
+        (t1 - t0) / steps,
+        (y, jnp.zeros_like(y[:, 0])),
+        max_steps=steps + 1,
+        adjoint=diffrax.DirectAdjoint(),
+        throw=False,
     )
     end, logdet = solution.ys[0][0], solution.ys[1][0]
     return end, -logdet if backward else logdet

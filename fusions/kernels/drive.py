@@ -52,8 +52,17 @@ def fused(kernel, inside, compiled) -> Callable:
         k_init, k_walk = jax.random.split(key)
         zero = jnp.zeros_like(walkers.active)
         trail = (jnp.broadcast_to(walkers.x, (TRAIL, *walkers.x.shape)), jnp.full((TRAIL, len(zero)), -jnp.inf, walkers.x.dtype))
-        start = (jnp.int32(0), kernel.init(k_init, params, walkers), walkers.loglikelihood, walkers.blobs, zero, trail, jnp.int32(0),
-                 jnp.bool_(False), (walkers.x[:1], walkers.loglikelihood[:1]))
+        start = (
+            jnp.int32(0),
+            kernel.init(k_init, params, walkers),
+            walkers.loglikelihood,
+            walkers.blobs,
+            zero,
+            trail,
+            jnp.int32(0),
+            jnp.zeros((), bool),
+            (walkers.x[:1], walkers.loglikelihood[:1]),
+        )
 
         def body(carry):
             i, s, logL, blobs, moved, trail, n_calls, invalid, example = carry
@@ -64,8 +73,17 @@ def fused(kernel, inside, compiled) -> Callable:
             row = jnp.argmax(bad)[None]
             trail = (trail[0].at[i % TRAIL].set(x), trail[1].at[i % TRAIL].set(jnp.where(accepted, new_logL, -jnp.inf)))
             example = jax.tree.map(lambda old, new: jnp.where(invalid, old, new[row]), example, (x, new_logL))
-            return (i + 1, s, jnp.where(accepted, new_logL, logL), jnp.where(accepted[:, None], new_blobs, blobs), moved | accepted, trail,
-                    n_calls + jnp.sum(wanted), invalid | jnp.any(bad), example)
+            return (
+                i + 1,
+                s,
+                jnp.where(accepted, new_logL, logL),
+                jnp.where(accepted[:, None], new_blobs, blobs),
+                moved | accepted,
+                trail,
+                n_calls + jnp.sum(wanted),
+                invalid | jnp.any(bad),
+                example,
+            )
 
         carry = jax.lax.while_loop(lambda c: ~jnp.all(kernel.done(c[1])), body, start)
         i, s, logL, blobs, moved, trail, n_calls, invalid, example = carry
@@ -78,8 +96,19 @@ def fused(kernel, inside, compiled) -> Callable:
         threshold = jnp.asarray(threshold, walkers.x.dtype)
         x, logL, blobs, moved, trail, n_calls, n_rows, info, invalid, example = loop(key, params, walkers, threshold)
         invalid = tuple(np.asarray(a) for a in example) if invalid else None
-        return Walk(np.asarray(x), np.asarray(logL, np.float64), np.asarray(blobs, np.float64), np.asarray(moved),
-                    np.asarray(trail[0]), np.asarray(trail[1], np.float64), int(n_calls), int(n_rows), np.nan, info, invalid)
+        return Walk(
+            np.asarray(x),
+            np.asarray(logL, np.float64),
+            np.asarray(blobs, np.float64),
+            np.asarray(moved),
+            np.asarray(trail[0]),
+            np.asarray(trail[1], np.float64),
+            int(n_calls),
+            int(n_rows),
+            np.nan,
+            info,
+            invalid,
+        )
 
     return walk
 

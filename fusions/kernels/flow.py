@@ -80,7 +80,20 @@ class FlowKernel:
             logw = space.logprior(walkers.x) - logq
             share = jnp.clip(params.acceptance / USEFUL_ACCEPTANCE, 0.0, 1.0)
             zero = jnp.zeros((), jnp.int32)
-            return FlowMoves(params, z, walkers.x, logw, z, walkers.x, logw, walkers.active, walk_length(self.n_moves * share, walkers.effort), zero, zero, zero)
+            return FlowMoves(
+                params,
+                z,
+                walkers.x,
+                logw,
+                z,
+                walkers.x,
+                logw,
+                walkers.active,
+                walk_length(self.n_moves * share, walkers.effort),
+                zero,
+                zero,
+                zero,
+            )
 
         def propose(key, s):
             k_mix, k_scale, k_noise, k_accept = jax.random.split(key, 4)
@@ -98,8 +111,12 @@ class FlowKernel:
         def accept(s, above):
             pick = above[:, None]
             return s._replace(
-                z=jnp.where(pick, s.z_new, s.z), x=jnp.where(pick, s.x_new, s.x), logw=jnp.where(above, s.logw_new, s.logw),
-                step=s.step + 1, n_accepted=s.n_accepted + jnp.sum(above)), above
+                z=jnp.where(pick, s.z_new, s.z),
+                x=jnp.where(pick, s.x_new, s.x),
+                logw=jnp.where(above, s.logw_new, s.logw),
+                step=s.step + 1,
+                n_accepted=s.n_accepted + jnp.sum(above),
+            ), above
 
         def done(s):
             return (s.step >= s.length) | ~s.active

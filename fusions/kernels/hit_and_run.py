@@ -12,7 +12,7 @@ from fusions.numerics import pick_rows
 
 
 class SliceParams(NamedTuple):
-    """Ensemble of points (m, d) with cumulated weights `edges` (m,), covariance factor (d, d) and bracket width in units of the direction."""
+    """Points (m, d) with cumulated weights `edges` (m,), covariance factor (d, d), bracket width in units of the direction."""
 
     x: Any
     edges: Any
@@ -75,9 +75,24 @@ class HitAndRun:
             del key
             zero = jnp.zeros_like(walkers.x[:, 0])
             count = jnp.zeros(zero.shape, jnp.int32)
-            return SliceMoves(params, walkers.x, zero, walkers.x, zero, zero, zero, walkers.x, walkers.active, walkers.active,
-                              walk_length(self.n_slices, walkers.effort), count, count,
-                              jnp.int32(0), jnp.int32(0), jnp.zeros((), zero.dtype))
+            return SliceMoves(
+                params,
+                walkers.x,
+                zero,
+                walkers.x,
+                zero,
+                zero,
+                zero,
+                walkers.x,
+                walkers.active,
+                walkers.active,
+                walk_length(self.n_slices, walkers.effort),
+                count,
+                count,
+                jnp.int32(0),
+                jnp.int32(0),
+                jnp.zeros((), zero.dtype),
+            )
 
         def directions(key, s):
             k_pair, k_kind, k_random = jax.random.split(key, 3)
@@ -96,8 +111,13 @@ class HitAndRun:
             width = jnp.where(jax.random.bernoulli(k_wide, 0.25, (n,)), jnp.maximum(2.0, s.params.width), s.params.width)
             low = -width * jax.random.uniform(k_place, (n,), s.x.dtype)
             new = lambda a, b: jnp.where(s.fresh, a, b)  # noqa: E731
-            return s._replace(level=new(level, s.level), low=new(low, s.low), high=new(low + width, s.high), tries=new(0, s.tries),
-                              direction=jnp.where(s.fresh[:, None], directions(k_direction, s), s.direction))
+            return s._replace(
+                level=new(level, s.level),
+                low=new(low, s.low),
+                high=new(low + width, s.high),
+                tries=new(0, s.tries),
+                direction=jnp.where(s.fresh[:, None], directions(k_direction, s), s.direction),
+            )
 
         def propose(key, s):
             k_renew, k_offset = jax.random.split(key)
@@ -111,10 +131,15 @@ class HitAndRun:
             tries = s.tries + 1
             end = (above | (tries >= self.max_tries)) & ~done(s)
             return s._replace(
-                x=jnp.where(above[:, None], s.x_new, s.x), fresh=end, tries=tries, n_done=s.n_done + end,
-                low=jnp.where(s.offset < 0, s.offset, s.low), high=jnp.where(s.offset < 0, s.high, s.offset),
+                x=jnp.where(above[:, None], s.x_new, s.x),
+                fresh=end,
+                tries=tries,
+                n_done=s.n_done + end,
+                low=jnp.where(s.offset < 0, s.offset, s.low),
+                high=jnp.where(s.offset < 0, s.high, s.offset),
                 n_accepted=s.n_accepted + jnp.sum(above),
-                distance=s.distance + jnp.sum(jnp.where(above, jnp.abs(s.offset), 0.0))), above
+                distance=s.distance + jnp.sum(jnp.where(above, jnp.abs(s.offset), 0.0)),
+            ), above
 
         def done(s):
             return (s.n_done >= s.length) | ~s.active

@@ -73,7 +73,18 @@ class RandomWalk:
             del key
             logprior = space.logprior(walkers.x)
             zero = jnp.zeros((), jnp.int32)
-            return WalkMoves(params, walkers.x, logprior, walkers.x, logprior, walkers.active, walk_length(self.n_moves, walkers.effort), zero, zero, zero)
+            return WalkMoves(
+                params,
+                walkers.x,
+                logprior,
+                walkers.x,
+                logprior,
+                walkers.active,
+                walk_length(self.n_moves, walkers.effort),
+                zero,
+                zero,
+                zero,
+            )
 
         def propose(key, s):
             k_noise, k_accept = jax.random.split(key)
@@ -86,8 +97,11 @@ class RandomWalk:
 
         def accept(s, above):
             return s._replace(
-                x=jnp.where(above[:, None], s.x_new, s.x), logprior=jnp.where(above, s.logprior_new, s.logprior),
-                step=s.step + 1, n_accepted=s.n_accepted + jnp.sum(above)), above
+                x=jnp.where(above[:, None], s.x_new, s.x),
+                logprior=jnp.where(above, s.logprior_new, s.logprior),
+                step=s.step + 1,
+                n_accepted=s.n_accepted + jnp.sum(above),
+            ), above
 
         def done(s):
             return (s.step >= s.length) | ~s.active
