@@ -28,7 +28,7 @@ def default_kernel():
     return Cycle((FlowKernel(), HitAndRun()))
 
 
-def nested_sampling(n_live=500, *, kernel=None, kill=0.1, precision=1e-3, **unknown):
+def nested_sampling(n_live=500, *, kernel=None, kill=0.1, precision=1e-2, **unknown):
     """Set up nested sampling with flow-matched replacements.
 
     Parameters
@@ -36,7 +36,7 @@ def nested_sampling(n_live=500, *, kernel=None, kill=0.1, precision=1e-3, **unkn
     n_live : live points; the error of ln Z is about sqrt(D_KL / n_live).
     kernel : settings of the kernel, for example `kernels.FlowKernel(n_moves=8)`; None for the default cycle.
     kill : share of the live points replaced between two trainings.
-    precision : stop when the live points hold less than this share of the evidence.
+    precision : stop when the live points' volume, at their highest likelihood, holds less than this share of the evidence.
 
     Returns
     -------
@@ -54,7 +54,7 @@ def nested_sampling(n_live=500, *, kernel=None, kill=0.1, precision=1e-3, **unkn
         raise OptionError(f"Expected 0 < kill <= 0.5, the share of live points replaced per level, got {kill!r}. Type kill=0.1.")
     if not 0 < precision < 1:
         raise OptionError(
-            f"Expected 0 < precision < 1, the share of the evidence at which to stop, got {precision!r}. Type precision=1e-3."
+            f"Expected 0 < precision < 1, the share of the evidence at which to stop, got {precision!r}. Type precision=1e-2."
         )
     if kernel is not None and not hasattr(kernel, "build"):
         raise OptionError(f"Expected kernel settings such as kernels.FlowKernel() or kernels.Cycle((...)), got {kernel!r}.")

@@ -136,8 +136,8 @@ class Running(NamedTuple):
         return Running(float(logX[-1]), float(np.logaddexp(self.logZ, logsumexp(logL + shells))))
 
     def remaining(self, live_logL):
-        """Return ln of the live points' share of the total evidence."""
-        live = self.logX + logsumexp(live_logL) - np.log(len(live_logL))
+        """Return ln of the share of the evidence that the live points' volume could still hold, at their highest likelihood."""
+        live = self.logX + np.max(live_logL)
         return float(live - np.logaddexp(self.logZ, live)) if np.isfinite(live) else 0.0
 
 

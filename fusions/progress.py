@@ -14,7 +14,7 @@ class Snapshot(NamedTuple):
     logL : contour [nats].
     logX : ln of the prior volume inside of it.
     logZ : ln evidence of the dead points so far [nats].
-    log_remaining : ln of the live points' share of the evidence.
+    log_remaining : ln of the share of the evidence that the live points' volume could hold at their highest likelihood.
     n_calls : likelihood evaluations.
     efficiency : replacements per call.
     elapsed : seconds.

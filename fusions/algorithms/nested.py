@@ -11,7 +11,7 @@ from fusions.evidence import Running, insertion_uniforms
 from fusions.types import Population, Walkers
 
 POOL = 4  # visited points kept per live point
-TARGET_MEMORY = 0.17  # rank correlation of parents and replacements
+TARGET_MEMORY = 0.22  # rank correlation of parents and replacements
 MEMORY_RATE, EFFORT_RATE = 0.1, 0.5  # per level
 FULL_POPULATION = 1000  # live points at which walks have their nominal length; fewer train worse flows and get longer walks
 MAX_EFFORT = 10.0
@@ -26,7 +26,7 @@ class Nested:
     n_live : live points (even; an odd number is raised by one).
     kernel : settings of the kernel that makes replacements.
     kill : share of the live points replaced per level.
-    precision : stop when the live points hold less than this share of the evidence.
+    precision : stop when the live points' volume, at their highest likelihood, holds less than this share of the evidence.
     """
 
     n_live: int
@@ -85,7 +85,7 @@ def batch_size(settings):
 
 def least_effort(n_live):
     """Return the smallest factor on the length of walks: a flow trained on few points is bad, so its walks are longer."""
-    return min(max(FULL_POPULATION / n_live, 1.0), MAX_EFFORT)
+    return min(max((FULL_POPULATION / n_live) ** 1.5, 1.0), MAX_EFFORT)
 
 
 def half_slots(n, half):

@@ -54,7 +54,7 @@ class FlowKernel:
     flow : the flow's settings (anything with `build(space) -> Flow`).
     """
 
-    n_moves: int = 6
+    n_moves: int = 3
     min_scale: float = 0.02
     local_share: float = 0.25
     flow: Any = CNF()

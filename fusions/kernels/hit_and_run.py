@@ -10,6 +10,8 @@ from fusions.kernels.base import Kernel, KernelInfo, walk_length
 from fusions.kernels.random_walk import spread
 from fusions.numerics import pick_rows
 
+WIDE_SHARE = 0.1  # of the intervals, long enough to reach another mode
+
 
 class SliceParams(NamedTuple):
     """Points (m, d) with cumulated weights `edges` (m,), covariance factor (d, d), bracket width in units of the direction."""
@@ -46,7 +48,7 @@ class HitAndRun:
     """Slice moves along lines: an interval placed at random around the point shrinks until a draw from it is accepted.
 
     The interval is not stepped out, which keeps the move valid at any width (Neal 2003, doi:10.1214/aos/1056562461, section 4); the
-    width is tuned between walks. A quarter of the intervals span the full distance between two points, so that chains can change mode.
+    width is tuned between walks. A tenth of the intervals span the full distance between two points, so that chains can change mode.
 
     Attributes
     ----------
@@ -108,7 +110,7 @@ class HitAndRun:
             k_level, k_direction, k_wide, k_place = jax.random.split(key, 4)
             n = len(s.level)
             level = space.logprior(s.x) - jax.random.exponential(k_level, (n,), s.x.dtype)
-            width = jnp.where(jax.random.bernoulli(k_wide, 0.25, (n,)), jnp.maximum(2.0, s.params.width), s.params.width)
+            width = jnp.where(jax.random.bernoulli(k_wide, WIDE_SHARE, (n,)), jnp.maximum(2.0, s.params.width), s.params.width)
             low = -width * jax.random.uniform(k_place, (n,), s.x.dtype)
             new = lambda a, b: jnp.where(s.fresh, a, b)  # noqa: E731
             return s._replace(

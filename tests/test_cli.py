@@ -1,0 +1,130 @@
+"""The command line, called in-process on a small model file."""
+
+import numpy as np
+import pytest
+
+from fusions import cli, kernels
+from fusions.result import Result
+
+MODEL = """
+import fusions
+from fusions import priors as pr
+
+prior = fusions.Prior(x=pr.uniform(-1, 1), y=pr.uniform(-1, 1))
+problem = fusions.Problem(prior, lambda p: -0.5 * (p["x"] ** 2 + p["y"] ** 2) / 0.1**2, labels={"x": "x", "y": "y"})
+
+
+def make():
+    return problem
+"""
+MODERN = (
+    "from __future__ import annotations\nimport dataclasses\n\n\n@dataclasses.dataclass\nclass Data:\n    noise: dataclasses.KW_ONLY\n" + MODEL
+)
+
+
+@pytest.fixture(autouse=True)
+def _cheap_kernel(monkeypatch):
+    """Replace the default kernel by one that compiles fast."""
+    monkeypatch.setattr("fusions.driver.default_kernel", kernels.HitAndRun)
+
+
+@pytest.fixture
+def model(tmp_path):
+    path = tmp_path / "model.py"
+    path.write_text(MODEL)
+    return path
+
+
+def run(*words):
+    return cli.main(["run", *map(str, words), "--n-live", "50", "--quiet"])
+
+
+def test_run_summary_and_plot(model, tmp_path, capsys):
+    """From a model file to chains, a table and figures."""
+    from anesthetic import read_chains
+
+    out = tmp_path / "out"
+    assert run(f"{model}:problem", "-o", out, "--seed", 3) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert "Saved in" in printed.out
+    names = {path.name for path in out.iterdir()}
+    assert {"chains_dead-birth.txt", "chains_phys_live-birth.txt", "chains.paramnames"} <= names
+
+    result = Result.load(out)
+    assert result.status.complete
+    assert result.info["seed"] == 3
+    assert result.logZ == pytest.approx(np.log(2 * np.pi * 0.1**2 / 4), abs=5 * result.logZ_err)
+    chains = read_chains(str(out / "chains"))
+    assert chains.logZ() == pytest.approx(result.samples().logZ(), abs=1e-6)
+    assert len(chains) == len(result.logL)
+
+    assert cli.main(["summary", str(out)]) == 0
+    assert capsys.readouterr().out.strip() == str(result).strip()
+
+    assert cli.main(["plot", str(out)]) == 0
+    paths = capsys.readouterr().out.split("\n")[:-1]
+    assert len(paths) >= 2
+    assert all((tmp_path / path).stat().st_size > 1000 for path in paths)
+
+
+def test_incomplete_run_has_its_own_exit_code(model, tmp_path, capsys):
+    assert run(f"{model}:make", "-o", tmp_path / "out", "--max-calls", 1) == 3
+    assert "max_calls" in capsys.readouterr().out
+    assert not Result.load(tmp_path / "out").status.complete
+
+
+def test_name_is_problem_unless_given(model):
+    assert cli.load_problem(str(model)).names == ("x", "y")
+    assert cli.load_problem(f"{model}:make").names == ("x", "y")
+
+
+def test_model_file_may_define_dataclasses(tmp_path):
+    """Dataclasses look their module up by name."""
+    path = tmp_path / "modern_model.py"
+    path.write_text(MODERN)
+    assert cli.load_problem(str(path)).names == ("x", "y")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("missing.py:problem", "existing file"),
+        ("model.py:nothing", "has no 'nothing'"),
+        ("model.py:prior", "Expected a fusions.Problem"),
+        ("model.txt:problem", "FILE.py:NAME"),
+    ],
+)
+def test_wrong_model(spec, message, model, tmp_path, capsys):
+    (tmp_path / "model.txt").write_text(MODEL)
+    assert run(tmp_path / spec, "-o", tmp_path / "out") == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_setting(model, tmp_path, capsys):
+    assert cli.main(["run", str(model), "-o", str(tmp_path / "out"), "--n-live", "5"]) == 2
+    assert "n_live" in capsys.readouterr().err
+
+
+def test_failed_likelihood_is_saved(tmp_path, capsys):
+    """What was computed before a failure is not lost."""
+    path = tmp_path / "failing.py"
+    path.write_text(MODEL + "problem = fusions.Problem(prior, lambda p: float('nan') if abs(p['x']) < 0.02 else -50 * float(p['x']) ** 2)\n")
+    assert run(path, "-o", tmp_path / "out") == 2
+    assert "nan at x=" in capsys.readouterr().err
+    assert Result.load(tmp_path / "out").status.name == "FAILED"
+
+
+@pytest.mark.parametrize("command", ["summary", "plot"])
+def test_wrong_folder(command, tmp_path, capsys):
+    assert cli.main([command, str(tmp_path / "nowhere")]) == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [[], ["fly"], ["run", "model.py"]])
+def test_wrong_command(words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    assert caught.value.code == 2
+    assert "usage" in capsys.readouterr().err
