@@ -72,8 +72,8 @@ def _prior_draws(key, problem, settings, engine, ledger):
 
     for i in range(MAX_PRIOR_DRAWS):
         x.append(np.asarray(problem.prior.sample(jax.random.fold_in(key, i), n)))
-        columns += evaluate_in_chunks(timed, x[-1], chunk) if problem.traceable else [timed(x[-1])]
         ledger.n_calls += n
+        columns += evaluate_in_chunks(timed, x[-1], chunk) if problem.traceable else [timed(x[-1])]
         logL, blobs = (np.concatenate(column) for column in zip(*columns, strict=True))
         reject_invalid(problem, np.concatenate(x), logL)
         if np.isfinite(logL).sum() >= n:

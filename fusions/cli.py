@@ -5,17 +5,18 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from fusions.errors import FusionsError, OptionError
+from fusions.errors import FusionsError, LikelihoodError, OptionError
 
 
 def load_problem(spec):
     """Load 'model.py:problem': an attribute of a Python file, a Problem or a function that returns one."""
     path, _, name = spec.partition(":")
     path, name = Path(path), name or "problem"
-    if not path.is_file():
+    if not path.is_file() or path.suffix != ".py":
         raise OptionError(f"Expected FILE.py:NAME with an existing file, got {spec!r}. Type for example model.py:problem.")
-    module_spec = importlib.util.spec_from_file_location(path.stem, path)
+    module_spec = importlib.util.spec_from_file_location(f"_fusions_model_{path.stem}", path)
     module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_spec.name] = module
     sys.path.insert(0, str(path.parent.resolve()))
     module_spec.loader.exec_module(module)
     if not hasattr(module, name):
@@ -28,8 +29,14 @@ def _run(args):
     import fusions
 
     algorithm = fusions.nested(n_live=args.n_live)
-    result = fusions.run(load_problem(args.problem), algorithm, key=args.seed, max_calls=args.max_calls, max_time=args.max_time,
-                         progress=not args.quiet)  # fmt: skip
+    options = {"key": args.seed, "max_calls": args.max_calls, "max_time": args.max_time, "progress": not args.quiet}
+    try:
+        result = fusions.run(load_problem(args.problem), algorithm, **options)
+    except LikelihoodError as error:
+        if error.result is not None:
+            error.result.save(args.output)
+            print(f"What was computed before the failure is in {args.output}/.", file=sys.stderr)
+        raise
     result.save(args.output)
     result.write_polychord(Path(args.output) / "chains")
     print(result)

@@ -3,6 +3,7 @@
 import difflib
 import time
 from importlib.metadata import PackageNotFoundError, version
+from numbers import Integral, Real
 
 import jax
 import numpy as np
@@ -48,17 +49,19 @@ def nested_sampling(n_live=500, *, kernel=None, kill=0.1, precision=1e-2, **unkn
         raise OptionError(
             f"Unknown option {name!r} of nested. " + (f"Did you mean {close[0]}?" if close else f"Options: {', '.join(OPTIONS)}.")
         )
-    if isinstance(n_live, bool) or not isinstance(n_live, int) or n_live < 20:
-        raise OptionError(f"Expected n_live to be an integer >= 20, got {n_live!r}. Type n_live=500 for a first run.")
-    if not 0 < kill <= 0.5:
-        raise OptionError(f"Expected 0 < kill <= 0.5, the share of live points replaced per level, got {kill!r}. Type kill=0.1.")
-    if not 0 < precision < 1:
-        raise OptionError(
-            f"Expected 0 < precision < 1, the share of the evidence at which to stop, got {precision!r}. Type precision=1e-2."
-        )
-    if kernel is not None and not hasattr(kernel, "build"):
+    n_live = _checked_number(n_live, Integral, lambda v: v >= 20, "n_live to be an integer >= 20", "n_live=500")
+    kill = _checked_number(kill, Real, lambda v: 0 < v <= 0.5, "0 < kill <= 0.5, the share of live points replaced per level", "kill=0.1")
+    precision = _checked_number(precision, Real, lambda v: 0 < v < 1, "0 < precision < 1, a share of the evidence", "precision=1e-2")
+    if kernel is not None and (isinstance(kernel, type) or not hasattr(kernel, "build")):
         raise OptionError(f"Expected kernel settings such as kernels.FlowKernel() or kernels.Cycle((...)), got {kernel!r}.")
     return nested.Nested(n_live + n_live % 2, kernel or default_kernel(), float(kill), float(precision))
+
+
+def _checked_number(value, kind, accept, wanted, example):
+    """Return a number of the right kind and range, or raise an error that says what to type."""
+    if isinstance(value, bool) or not isinstance(value, kind) or not accept(value):
+        raise OptionError(f"Expected {wanted}, got {value!r}. Type {example}.")
+    return int(value) if kind is Integral else float(value)
 
 
 def run(problem, algorithm=None, *, key=0, max_calls=None, max_time=None, callback=None, progress=True):
@@ -84,7 +87,8 @@ def run(problem, algorithm=None, *, key=0, max_calls=None, max_time=None, callba
         If the likelihood fails; `error.result` holds what was computed before, or None.
     """
     algorithm = nested_sampling() if algorithm is None else algorithm
-    _check_arguments(problem, algorithm, key, max_calls, max_time, callback)
+    _check_arguments(problem, algorithm, max_calls, max_time, callback)
+    key = _checked_number(key, Integral, lambda v: v >= 0, "key to be a non-negative integer seed", "key=0")
     engine, ledger, state = make_engine(problem, algorithm), Ledger(), None
     n_traced, notes = sum(engine.traces.values()), []
     k_begin, k_loop = jax.random.split(jax.random.key(key))
@@ -112,7 +116,7 @@ def run(problem, algorithm=None, *, key=0, max_calls=None, max_time=None, callba
     return _result(problem, algorithm, engine, ledger, state, status, key, notes, n_traced)
 
 
-def _check_arguments(problem, algorithm, key, max_calls, max_time, callback):
+def _check_arguments(problem, algorithm, max_calls, max_time, callback):
     """Raise an error that says what to type instead."""
     if not isinstance(problem, Problem):
         raise ProblemError(f"Expected a fusions.Problem, got {type(problem).__name__}. Type run(Problem(prior, loglikelihood)).")
@@ -123,11 +127,9 @@ def _check_arguments(problem, algorithm, key, max_calls, max_time, callback):
         raise OptionError(
             f"n_live = {algorithm.n_live} is too few for {dim} dimensions: expected at least {2 * dim}. Type n_live={max(500, 25 * dim)}."
         )
-    if isinstance(key, bool) or not isinstance(key, int) or key < 0:
-        raise OptionError(f"Expected key to be a non-negative integer seed, got {key!r}. Type key=0.")
     for name, value in (("max_calls", max_calls), ("max_time", max_time)):
-        if value is not None and not value > 0:
-            raise OptionError(f"Expected {name} > 0 or None, got {value!r}.")
+        if value is not None:
+            _checked_number(value, Real, lambda v: v > 0, f"{name} > 0 or None", f"{name}=None")
     if callback is not None and not callable(callback):
         raise OptionError(f"Expected callback to be a function of a Snapshot, got {callback!r}.")
 
@@ -162,16 +164,22 @@ def _level(key, rng, problem, state, algorithm, engine, ledger, rate):
         training.append(time.perf_counter() - start)
         return params
 
-    state, level = nested.step(key, rng, state, algorithm, tune, engine.walk)
-    for walk in level.walks:
-        if walk.invalid is not None:
-            reject_invalid(problem, *walk.invalid)
+    def walk(*args):
+        out = engine.walk(*args, spent)
+        if out.invalid is not None:
+            reject_invalid(problem, *out.invalid)
+        return out
+
+    def spent(n_calls):
+        ledger.n_calls += n_calls
+
+    before = ledger.n_calls
+    state, level = nested.step(key, rng, state, algorithm, tune, walk)
     moving = time.perf_counter() - clock - sum(training)
     likelihood = min(moving, sum(rate * w.n_rows if np.isnan(w.seconds) else w.seconds for w in level.walks))
     for name, seconds in (("training", sum(training)), ("likelihood", likelihood), ("ode", moving - likelihood)):
         ledger.seconds[name] += seconds
-    n_calls = sum(w.n_calls for w in level.walks)
-    ledger.n_calls += n_calls
+    n_calls = ledger.n_calls - before
     ledger.bury(level.dead_x, level.dead_logL, level.dead_birth, level.dead_blobs)
     ledger.uniforms.append(level.uniforms)
     n_dead = len(level.dead_logL)

@@ -21,7 +21,7 @@ class Engine(NamedTuple):
     evaluator : the problem's likelihood.
     init_params : (key, population) -> the kernel's params.
     tune : (key, population, params, info) -> params.
-    walk : (key, params, walkers, threshold) -> Walk.
+    walk : (key, params, walkers, threshold, spent) -> Walk.
     blank_info : the report before any walk, all nan.
     traces : how often each function was traced.
     """

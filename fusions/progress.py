@@ -1,5 +1,6 @@
 """What a run shows of itself while it goes on."""
 
+import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -50,7 +51,7 @@ class Bar:
     def note(self, text):
         """Show a line above the bar."""
         if not self._bar.disable:
-            self._bar.write(text)
+            self._bar.write(text, file=sys.stderr)
 
     def update(self, snapshot):
         """Show a snapshot."""

@@ -17,9 +17,27 @@ problem = fusions.Problem(prior, lambda p: -0.5 * (p["x"] ** 2 + p["y"] ** 2) / 
 def make():
     return problem
 """
-MODERN = (
-    "from __future__ import annotations\nimport dataclasses\n\n\n@dataclasses.dataclass\nclass Data:\n    noise: dataclasses.KW_ONLY\n" + MODEL
-)
+MODERN = f"""
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass
+class Data:
+    noise: float
+
+{MODEL}
+"""
+FAILING = f"""
+{MODEL}
+
+def loglikelihood(p):
+    return float("nan") if abs(p["x"]) < 1e-4 else -50 * float(p["x"]) ** 2
+
+
+problem = fusions.Problem(prior, loglikelihood)
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -110,7 +128,7 @@ def test_wrong_setting(model, tmp_path, capsys):
 def test_failed_likelihood_is_saved(tmp_path, capsys):
     """What was computed before a failure is not lost."""
     path = tmp_path / "failing.py"
-    path.write_text(MODEL + "problem = fusions.Problem(prior, lambda p: float('nan') if abs(p['x']) < 0.02 else -50 * float(p['x']) ** 2)\n")
+    path.write_text(FAILING)
     assert run(path, "-o", tmp_path / "out") == 2
     assert "nan at x=" in capsys.readouterr().err
     assert Result.load(tmp_path / "out").status.name == "FAILED"

@@ -94,8 +94,10 @@ def half_slots(n, half):
 
 
 def doomed(logL, deaths):
-    """Mark the points that die: the lowest `deaths` and all that tie with the highest of them."""
+    """Mark the points that die: the lowest `deaths` and all that tie with the highest of them; those on a top plateau stay."""
     threshold = np.partition(logL, deaths - 1)[deaths - 1]
+    if threshold == logL.max():
+        threshold = logL[logL < threshold].max()
     return logL <= threshold, float(threshold)
 
 

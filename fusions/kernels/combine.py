@@ -97,6 +97,10 @@ class Cycle:
 
     kernels: tuple
 
+    def __post_init__(self):
+        """Accept any sequence of kernels."""
+        object.__setattr__(self, "kernels", tuple(self.kernels))
+
     def build(self, space) -> Kernel:
         """Make the kernel's functions for a `Space`."""
         parts = tuple(kernel.build(space) for kernel in self.kernels)
@@ -117,6 +121,11 @@ class Mixture:
     kernels: tuple
     weights: tuple
     n_draws: int = 2
+
+    def __post_init__(self):
+        """Accept any sequences."""
+        object.__setattr__(self, "kernels", tuple(self.kernels))
+        object.__setattr__(self, "weights", tuple(self.weights))
 
     def build(self, space) -> Kernel:
         """Make the kernel's functions for a `Space`."""

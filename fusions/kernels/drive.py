@@ -39,13 +39,15 @@ class Walk(NamedTuple):
 
 
 def fused(kernel, inside, compiled) -> Callable:
-    """Make a walk (key, params, walkers, threshold) -> Walk that runs inside one jit.
+    """Make a walk (key, params, walkers, threshold, spent) -> Walk that runs inside one jit.
 
     Parameters
     ----------
     kernel : Kernel
     inside : x (n, d) -> (logL (n,), blobs (n, b)), traceable.
     compiled : (name, function) -> the function under jit.
+
+    The walk's `spent` is called with the number of likelihood calls when they are made.
     """
 
     def loop(key, params, walkers, threshold):
@@ -80,21 +82,22 @@ def fused(kernel, inside, compiled) -> Callable:
                 jnp.where(accepted[:, None], new_blobs, blobs),
                 moved | accepted,
                 trail,
-                n_calls + jnp.sum(wanted),
+                n_calls + jnp.sum(wanted, dtype=jnp.int32),
                 invalid | jnp.any(bad),
                 example,
             )
 
-        carry = jax.lax.while_loop(lambda c: ~jnp.all(kernel.done(c[1])), body, start)
+        carry = jax.lax.while_loop(lambda c: ~jnp.all(kernel.done(c[1])) & ~c[-2], body, start)
         i, s, logL, blobs, moved, trail, n_calls, invalid, example = carry
         x, info = kernel.finish(s)
         return x, logL, blobs, moved, trail, n_calls, i * len(logL), info, invalid, example
 
     loop = compiled("walk", loop)
 
-    def walk(key, params, walkers, threshold):
+    def walk(key, params, walkers, threshold, spent=lambda n_calls: None):
         threshold = jnp.asarray(threshold, walkers.x.dtype)
         x, logL, blobs, moved, trail, n_calls, n_rows, info, invalid, example = loop(key, params, walkers, threshold)
+        spent(int(n_calls))
         invalid = tuple(np.asarray(a) for a in example) if invalid else None
         return Walk(
             np.asarray(x),
@@ -114,7 +117,7 @@ def fused(kernel, inside, compiled) -> Callable:
 
 
 def hosted(kernel, rows, compiled) -> Callable:
-    """Make a walk (key, params, walkers, threshold) -> Walk around a black-box likelihood.
+    """Make a walk (key, params, walkers, threshold, spent) -> Walk around a black-box likelihood.
 
     Only the rows that pass the tests before the likelihood are evaluated; contours are compared in float64.
     """
@@ -124,7 +127,7 @@ def hosted(kernel, rows, compiled) -> Callable:
     done = compiled("done", lambda s: jnp.all(kernel.done(s)))
     finish = compiled("finish", kernel.finish)
 
-    def walk(key, params, walkers, threshold):
+    def walk(key, params, walkers, threshold, spent=lambda n_calls: None):
         k_init, k_walk = jax.random.split(key)
         s = init(k_init, params, walkers)
         logL, blobs = np.array(walkers.loglikelihood, np.float64), np.array(walkers.blobs, np.float64)
@@ -132,12 +135,13 @@ def hosted(kernel, rows, compiled) -> Callable:
         trail_x = np.repeat(np.asarray(walkers.x)[None], TRAIL, axis=0)
         trail_logL = np.full((TRAIL, len(logL)), -np.inf)
         n_calls, i, seconds, invalid = 0, 0, 0.0, None
-        while not done(s):
+        while invalid is None and not done(s):
             s, x, wanted = propose(k_walk, i, s)
             x, wanted = np.asarray(x), np.asarray(wanted)
             new_logL, new_blobs = np.full(logL.shape, -np.inf), np.zeros(blobs.shape)
             clock = time.perf_counter()
             if wanted.any():
+                spent(int(wanted.sum()))
                 new_logL[wanted], new_blobs[wanted] = rows(x[wanted])
             seconds += time.perf_counter() - clock
             bad = np.isnan(new_logL) | (new_logL == np.inf)

@@ -106,7 +106,7 @@ class FlowKernel:
             logw = space.logprior(x) - logq
             log_u = jnp.log(jax.random.uniform(k_accept, (n,), s.z.dtype))
             wanted = s.active & (s.step < s.length) & (log_u < logw - s.logw)
-            return s._replace(z_new=z, x_new=x, logw_new=logw, n_passed=s.n_passed + jnp.sum(wanted)), x, wanted
+            return s._replace(z_new=z, x_new=x, logw_new=logw, n_passed=s.n_passed + jnp.sum(wanted, dtype=jnp.int32)), x, wanted
 
         def accept(s, above):
             pick = above[:, None]
@@ -115,7 +115,7 @@ class FlowKernel:
                 x=jnp.where(pick, s.x_new, s.x),
                 logw=jnp.where(above, s.logw_new, s.logw),
                 step=s.step + 1,
-                n_accepted=s.n_accepted + jnp.sum(above),
+                n_accepted=s.n_accepted + jnp.sum(above, dtype=jnp.int32),
             ), above
 
         def done(s):

@@ -127,7 +127,7 @@ class HitAndRun:
             offset = s.low + (s.high - s.low) * jax.random.uniform(k_offset, s.low.shape, s.x.dtype)
             x = space.wrap(s.x + offset[:, None] * s.direction)
             wanted = ~done(s) & (space.logprior(x) > s.level)
-            return s._replace(offset=offset, x_new=x, n_wanted=s.n_wanted + jnp.sum(wanted)), x, wanted
+            return s._replace(offset=offset, x_new=x, n_wanted=s.n_wanted + jnp.sum(wanted, dtype=jnp.int32)), x, wanted
 
         def accept(s, above):
             tries = s.tries + 1
@@ -139,7 +139,7 @@ class HitAndRun:
                 n_done=s.n_done + end,
                 low=jnp.where(s.offset < 0, s.offset, s.low),
                 high=jnp.where(s.offset < 0, s.high, s.offset),
-                n_accepted=s.n_accepted + jnp.sum(above),
+                n_accepted=s.n_accepted + jnp.sum(above, dtype=jnp.int32),
                 distance=s.distance + jnp.sum(jnp.where(above, jnp.abs(s.offset), 0.0)),
             ), above
 

@@ -93,14 +93,14 @@ class RandomWalk:
             logprior = space.logprior(x)
             log_u = jnp.log(jax.random.uniform(k_accept, logprior.shape, s.x.dtype))
             wanted = s.active & (s.step < s.length) & (log_u < logprior - s.logprior)
-            return s._replace(x_new=x, logprior_new=logprior, n_passed=s.n_passed + jnp.sum(wanted)), x, wanted
+            return s._replace(x_new=x, logprior_new=logprior, n_passed=s.n_passed + jnp.sum(wanted, dtype=jnp.int32)), x, wanted
 
         def accept(s, above):
             return s._replace(
                 x=jnp.where(above[:, None], s.x_new, s.x),
                 logprior=jnp.where(above, s.logprior_new, s.logprior),
                 step=s.step + 1,
-                n_accepted=s.n_accepted + jnp.sum(above),
+                n_accepted=s.n_accepted + jnp.sum(above, dtype=jnp.int32),
             ), above
 
         def done(s):
