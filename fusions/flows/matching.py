@@ -24,6 +24,7 @@ class Training(NamedTuple):
     learning_rate : of Adam.
     ema : decay of the moving average of parameters, per step.
     hold_every : every such slot is kept out of training.
+    jitter : standard deviation of the noise on training points, in whitened units; against overfitting.
     """
 
     steps: int = 16
@@ -34,12 +35,11 @@ class Training(NamedTuple):
     ema: float = 0.95
     hold_every: int = 8
     jitter: float = 0.2
-    decay: float = 0.0
 
 
 def optimiser(training):
     """Make the optimiser: Adam with clipped gradients."""
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(training.learning_rate, weight_decay=training.decay))
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(training.learning_rate))
 
 
 def whiten(x, weights, periodic, *, floor=1e-3):
@@ -100,6 +100,7 @@ def fit(key, state, y, weights, period, *, velocity: Callable, coupling: Callabl
     rest = jnp.where(keep, 0.0, weights)
     held_rows = y[draw_rows(k_data, jnp.where(jnp.any(rest > 0), rest, weights), 2 * training.batch)]
     train = jnp.where(keep, weights, 0.0)
+    train = jnp.where(jnp.any(train > 0), train, weights)
 
     def loss_of(params, k, rows):
         return matching_loss(lambda y, t: velocity(params, y, t), k, rows, period, coupling)

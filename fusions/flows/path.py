@@ -31,7 +31,7 @@ def straight(y0, y1, t, period):
 
 def _winding_terms(y, period):
     """Return log N(y + k period) for k = -4..4, shape (9, n, d); only k = 0 counts on the line."""
-    k = jnp.arange(-WINDINGS, WINDINGS + 1).reshape(-1, 1, 1)
+    k = jnp.arange(-WINDINGS, WINDINGS + 1, dtype=y.dtype).reshape(-1, 1, 1)
     finite = jnp.isfinite(period)
     turned = y + k * jnp.where(finite, period, 0.0)
     terms = -0.5 * turned**2 - 0.5 * LOG_2PI
@@ -50,4 +50,4 @@ def unwind(key, y, period, periodic):
     if not any(periodic):
         return y
     k = jax.random.categorical(key, _winding_terms(y, period), axis=0) - WINDINGS
-    return y + k * jnp.where(jnp.isfinite(period), period, 0.0)
+    return y + k.astype(y.dtype) * jnp.where(jnp.isfinite(period), period, 0.0)

@@ -44,13 +44,14 @@ class FlowKernel:
     """Preconditioned Crank-Nicolson moves z' = sqrt(1 - s^2) z + s xi in a flow's latent space.
 
     The move is reversible for the normal base, so the acceptance ratio is w(x')/w(x) with w = prior/q (Cotter et al. 2013,
-    arXiv:1202.0709): it is tested before the likelihood. With s = 1 a move is an independent draw from the flow; half
-    of the moves use s, the others a scale drawn log-uniformly from [min_scale, s] without regard to the state.
+    arXiv:1202.0709): it is tested before the likelihood. With s = 1 a move is an independent draw from the flow; without
+    regard to the state, a move uses s or, with probability local_share, a scale drawn log-uniformly from [min_scale, s].
 
     Attributes
     ----------
     n_moves : moves per walk (times its effort); fewer where the flow is so bad that less than a fifth are accepted.
     min_scale : smallest latent step.
+    local_share : share of moves with a drawn scale.
     flow : the flow's settings (anything with `build(space) -> Flow`).
     """
 
