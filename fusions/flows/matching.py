@@ -107,9 +107,9 @@ def fit(key, state, y, weights, period, *, velocity: Callable, coupling: Callabl
 
     def step(carry, k):
         params, ema, opt_state = carry
-        k_rows, k_loss, k_jit = jax.random.split(k, 3)
+        k_rows, k_loss, k_jitter = jax.random.split(k, 3)
         rows = y[draw_rows(k_rows, train, training.batch)]
-        rows = rows + training.jitter * jax.random.normal(k_jit, rows.shape, rows.dtype)
+        rows = rows + training.jitter * jax.random.normal(k_jitter, rows.shape, rows.dtype)
         loss, grad = jax.value_and_grad(loss_of)(params, k_loss, rows)
         update, opt_state = opt.update(grad, opt_state, params)
         params = optax.apply_updates(params, update)
