@@ -19,9 +19,11 @@ FEWEST_DRAWS = 50
 NAMES = {
     "acceptance": "acceptance of moves",
     "efficiency": "replacements per call",
-    "loss": "training loss of the flow",
+    "loss": "held-out loss of the flow",
     "scale": "step scale",
     "unique": "unique live points",
+    "memory": "memory of parents (rank correlation)",
+    "effort": "length of walks (factor)",
     "unmoved": "share of replacements that never moved",
 }
 
@@ -283,7 +285,7 @@ def _draw_level(ax, key, trace):
         ax.plot(x, middle, color=color, linewidth=1.6)
     ax.set_title(NAMES.get(key, key.replace("_", " ")), fontsize=10)
     if np.nanmin(values) >= 0:
-        ax.set_ylim(0, 1.1 * max(np.nanmax(values), 1e-12))
+        ax.set_ylim(0, 1.1 * np.nanmax(values) or 1.0)
     _tidy(ax)
 
 
