@@ -76,7 +76,7 @@ def test_insertion_plot_says_p(result):
 def test_level_plot_computes_efficiency_and_shows_every_key(result):
     figure = level_plot(replace(result, level_trace={**result.level_trace, "two_halves": np.ones((9, 2))}))
     titles = [ax.get_title() for ax in figure.axes]
-    assert titles[:3] == ["replacements per call", "training loss of the flow", "acceptance of moves"]
+    assert titles[:3] == ["replacements per call", "held-out loss of the flow", "acceptance of moves"]
     assert {"step scale", "unique live points", "two halves"} <= set(titles)
     efficiency = figure.axes[0].lines[0].get_ydata()
     np.testing.assert_allclose(efficiency[1:], 0.25)
