@@ -31,7 +31,7 @@ CONFIGS = {
     "flow": (FOUR, 10, {"kernel": FlowKernel(n_moves=8)}),
     "slice": (FOUR, 10, {"kernel": HitAndRun(n_slices=15)}),
     "badflow": (FOUR, 10, {"kernel": Cycle((FlowKernel(flow=UNTRAINED), HitAndRun()))}),
-    "eprv3": (tuple(f"eprv3_set{i}_planets{n}" for n in (0, 1) for i in (1, 2, 3, 4)), 5, {}),
+    "eprv3": (tuple(f"eprv3_set{i}_planets{n}" for n in (0, 1) for i in (1, 2, 3, 4)), 5, {"n_live": 800}),
     "calls": (("rosenbrock4", "shells5", "gauss_corr10", "rosenbrock10"), 3, {"n_live": 1000}),
 }
 HEAD = "| problem | seeds | exact | mean ln Z | rms error | mean claimed | mean pull | sd pull | worst | calls | s | gate |"
@@ -40,7 +40,7 @@ TITLES = {
     "flow": "Flow kernel alone (8 moves, n_live = 500)",
     "slice": "Slice kernel alone (15 slices, n_live = 500)",
     "badflow": "Default cycle with an untrained flow (n_live = 500)",
-    "eprv3": "EPRV3 challenge, narrow period priors (n_live = 500)",
+    "eprv3": "EPRV3 challenge, narrow period priors (n_live = 800)",
     "calls": "Likelihood calls at n_live = 1000",
 }
 

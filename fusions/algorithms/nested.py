@@ -120,13 +120,14 @@ def population(x, alive, pool_x, pool_logL, threshold, half):
     return Population(jnp.asarray(np.concatenate([x[slots], pool_x[half]])), jnp.asarray(np.concatenate([own, visited])))
 
 
-def remember_trail(pool_x, pool_logL, start, out, n_chains):
-    """Write the accepted points of a walk, except its ends, into a pool (p, d) from `start` on, round and round; returns the next start."""
+def remember_trail(pool_x, pool_logL, place, parents_logL, out):
+    """Write where chains stood, except at their ends, into a pool (p, d) from `place` on, round and round; returns the next place."""
+    n_chains = len(parents_logL)
     x, logL = out.trail_x[:, :n_chains], out.trail_logL[:, :n_chains]
-    new = np.isfinite(logL) & (logL != out.loglikelihood[:n_chains])
-    index = (start + np.arange(new.sum())) % len(pool_logL)
+    new = np.isfinite(logL) & (logL != parents_logL) & (logL != out.loglikelihood[:n_chains])
+    index = (place + np.arange(new.sum())) % len(pool_logL)
     pool_x[index], pool_logL[index] = x[new], logL[new]
-    return int(start + new.sum()) % len(pool_logL)
+    return int(place + new.sum()) % len(pool_logL)
 
 
 def choose_parents(rng, dead, half):
@@ -176,7 +177,7 @@ def step(key, rng, state, settings, tune, walk):
             start = _walkers(state, parents[i : i + chains], chains)
             out = walk(jax.random.fold_in(k_walk, i), params[half], start, threshold)
             x[rows], logL[rows], blobs[rows] = out.x[: len(rows)], out.loglikelihood[: len(rows)], out.blobs[: len(rows)]
-            pool_next[half] = remember_trail(pool_x[half], pool_logL[half], pool_next[half], out, len(rows))
+            pool_next[half] = remember_trail(pool_x[half], pool_logL[half], pool_next[half], state.logL[parents[i : i + chains]], out)
             info[half] = out.info
             walks.append(out)
             n_unmoved += int((~out.moved[: len(rows)]).sum())

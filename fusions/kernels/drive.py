@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-TRAIL = 8
+TRAIL = 8  # places in a walk where its points are kept
+WATCHED = 128  # iterations of a walk that the places are drawn from
 
 
 class Walk(NamedTuple):
@@ -18,7 +19,7 @@ class Walk(NamedTuple):
     ----------
     x : (c, d); loglikelihood : (c,) float64; blobs : (c, b).
     moved : (c,) whether a chain accepted any move.
-    trail_x : (TRAIL, c, d) points accepted on the way, the latest ones; trail_logL : (TRAIL, c), -inf where there is none.
+    trail_x : (TRAIL, c, d) where the chains stood at random iterations; trail_logL : (TRAIL, c), -inf where there is none.
     n_calls : likelihood evaluations that were asked for; n_rows : rows computed, masked ones of a compiled batch included.
     seconds : time in a black-box likelihood, nan where it is compiled into the walk.
     info : the kernel's report.
@@ -38,6 +39,13 @@ class Walk(NamedTuple):
     invalid: Any
 
 
+def trail_slots(key):
+    """Draw where each of the first `WATCHED` iterations is kept, so that at any length a walk has a uniform sample (a reservoir)."""
+    i = jnp.arange(WATCHED)
+    drawn = jnp.floor(jax.random.uniform(key, (WATCHED,)) * (i + 1)).astype(jnp.int32)
+    return jnp.where(i < TRAIL, i, drawn)
+
+
 def fused(kernel, inside, compiled) -> Callable:
     """Make a walk (key, params, walkers, threshold, spent) -> Walk that runs inside one jit.
 
@@ -51,7 +59,8 @@ def fused(kernel, inside, compiled) -> Callable:
     """
 
     def loop(key, params, walkers, threshold):
-        k_init, k_walk = jax.random.split(key)
+        k_init, k_walk, k_trail = jax.random.split(key, 3)
+        slots = trail_slots(k_trail)
         zero = jnp.zeros_like(walkers.active)
         trail = (jnp.broadcast_to(walkers.x, (TRAIL, *walkers.x.shape)), jnp.full((TRAIL, len(zero)), -jnp.inf, walkers.x.dtype))
         start = (
@@ -72,14 +81,16 @@ def fused(kernel, inside, compiled) -> Callable:
             new_logL, new_blobs = inside(x)
             bad = wanted & (jnp.isnan(new_logL) | (new_logL == jnp.inf))
             s, accepted = kernel.accept(s, wanted & ~bad & (new_logL > threshold))
+            logL, blobs = jnp.where(accepted, new_logL, logL), jnp.where(accepted[:, None], new_blobs, blobs)
+            slot = jnp.where(i < WATCHED, slots[i], TRAIL)
+            trail = (trail[0].at[slot].set(kernel.finish(s)[0], mode="drop"), trail[1].at[slot].set(logL, mode="drop"))
             row = jnp.argmax(bad)[None]
-            trail = (trail[0].at[i % TRAIL].set(x), trail[1].at[i % TRAIL].set(jnp.where(accepted, new_logL, -jnp.inf)))
             example = jax.tree.map(lambda old, new: jnp.where(invalid, old, new[row]), example, (x, new_logL))
             return (
                 i + 1,
                 s,
-                jnp.where(accepted, new_logL, logL),
-                jnp.where(accepted[:, None], new_blobs, blobs),
+                logL,
+                blobs,
                 moved | accepted,
                 trail,
                 n_calls + jnp.sum(wanted, dtype=jnp.int32),
@@ -128,7 +139,8 @@ def hosted(kernel, rows, compiled) -> Callable:
     finish = compiled("finish", kernel.finish)
 
     def walk(key, params, walkers, threshold, spent=lambda n_calls: None):
-        k_init, k_walk = jax.random.split(key)
+        k_init, k_walk, k_trail = jax.random.split(key, 3)
+        slots = np.asarray(trail_slots(k_trail))
         s = init(k_init, params, walkers)
         logL, blobs = np.array(walkers.loglikelihood, np.float64), np.array(walkers.blobs, np.float64)
         moved = np.zeros(logL.shape, bool)
@@ -151,7 +163,8 @@ def hosted(kernel, rows, compiled) -> Callable:
             accepted = np.asarray(accepted)
             logL[accepted], blobs[accepted] = new_logL[accepted], new_blobs[accepted]
             moved |= accepted
-            trail_x[i % TRAIL], trail_logL[i % TRAIL] = x, np.where(accepted, new_logL, -np.inf)
+            if i < WATCHED and slots[i] < TRAIL:
+                trail_x[slots[i]], trail_logL[slots[i]] = np.asarray(finish(s)[0]), logL
             n_calls, i = n_calls + int(wanted.sum()), i + 1
         x, info = finish(s)
         return Walk(np.asarray(x), logL, blobs, moved, trail_x, trail_logL, n_calls, n_calls, seconds, info, invalid)
