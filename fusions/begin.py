@@ -44,7 +44,7 @@ def begin(key, problem, settings, engine, ledger):
     live = np.sort(np.argsort(~finite, kind="stable")[:n])
     n_drawn = live[-1] + 1 if finite.sum() >= n else len(logL)
     zero = np.setdiff1d(np.arange(n_drawn), live)
-    ledger.bury(x[zero], logL[zero], np.full(len(zero), np.nan), blobs[zero])
+    ledger.bury(x[zero], logL[zero], np.full(len(zero), np.nan), blobs[zero], np.full(len(zero), -1))
     running = Running().kill(logL[zero], n_drawn) if len(zero) else Running()
     live = live[np.asarray(jax.random.permutation(k_order, n))]
     pool, alive = nested.empty_pool(x[live]), np.ones(n, bool)

@@ -180,7 +180,7 @@ def _level(key, rng, problem, state, algorithm, engine, ledger, rate):
     for name, seconds in (("training", sum(training)), ("likelihood", likelihood), ("ode", moving - likelihood)):
         ledger.seconds[name] += seconds
     n_calls = ledger.n_calls - before
-    ledger.bury(level.dead_x, level.dead_logL, level.dead_birth, level.dead_blobs)
+    ledger.bury(level.dead_x, level.dead_logL, level.dead_birth, level.dead_blobs, level.dead_slot)
     ledger.uniforms.append(level.uniforms)
     n_dead = len(level.dead_logL)
     ledger.remember(

@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from fusions.evaluate import Evaluator, make_evaluator
+from fusions.algorithms.refine import BATCH, Tools, heavy_ratio
+from fusions.evaluate import Evaluator, make_evaluator, reject_invalid
 from fusions.kernels import drive
 from fusions.types import Population, Walkers
 
@@ -41,6 +43,16 @@ def make_engine(problem, settings):
     kernel = settings.kernel.build(space)
     evaluator = make_evaluator(problem)
     traces = Counter()
+    counted = _counting(traces)
+    if evaluator.inside is None:
+        walk = drive.hosted(kernel, evaluator.rows, counted)
+    else:
+        walk = drive.fused(kernel, evaluator.inside, counted)
+    return Engine(evaluator, counted("init", kernel.init_params), counted("tune", kernel.tune), walk, _blank_info(kernel, space), traces)
+
+
+def _counting(traces):
+    """Return jit for named functions whose tracings are counted."""
 
     def counted(name, function):
         def run(*args):
@@ -49,11 +61,57 @@ def make_engine(problem, settings):
 
         return jax.jit(run)
 
-    if evaluator.inside is None:
-        walk = drive.hosted(kernel, evaluator.rows, counted)
-    else:
-        walk = drive.fused(kernel, evaluator.inside, counted)
-    return Engine(evaluator, counted("init", kernel.init_params), counted("tune", kernel.tune), walk, _blank_info(kernel, space), traces)
+    return counted
+
+
+@functools.lru_cache(maxsize=16)
+def make_tools(problem, settings):
+    """Build the compiled functions of a `Problem` with the settings of a refine phase.
+
+    Returns
+    -------
+    Tools, Counter of tracings
+    """
+    space, evaluator, traces = problem.space(), make_evaluator(problem), Counter()
+    flow, counted = settings.flow.build(space), _counting(traces)
+
+    line = np.flatnonzero(~np.array(space.periodic))
+    wide = settings.wide_share, settings.wide_scale, line
+
+    def draw(key, state):
+        k_normal, k_wide = jax.random.split(key)
+        z = jax.random.normal(k_normal, (BATCH, space.dim), state.shift.dtype)
+        z = jnp.where(jax.random.bernoulli(k_wide, settings.wide_share, (BATCH, 1)), z.at[:, line].multiply(settings.wide_scale), z)
+        x, logq = flow.push(state, z)
+        return x, logq + heavy_ratio(z, *wide)
+
+    def logq(key, state, x):
+        z, logq = flow.pull(key, state, x)
+        return logq + heavy_ratio(z, *wide)
+
+    def host(function):
+        return lambda *args: np.asarray(function(*args), np.float64)
+
+    draw, logq = counted("draw", draw), host(counted("logq", logq))
+    logprior = host(jax.jit(space.logprior))
+    fit = counted("refine", lambda key, state, x, weights: flow.fit(key, state, x, weights)[0])
+
+    def drawn(key, state):
+        x, logq = draw(key, state)
+        return np.asarray(x), np.asarray(logq, np.float64)
+
+    def target(x):
+        inside = logprior(x)
+        wanted = np.isfinite(inside)
+        logL, blobs = np.full(len(x), -np.inf), np.zeros((len(x), space.n_blobs))
+        if evaluator.inside is not None:
+            logL[:], blobs[:] = evaluator.rows(x)
+        elif wanted.any():
+            logL[wanted], blobs[wanted] = evaluator.rows(x[wanted])
+        reject_invalid(problem, x[wanted], logL[wanted])
+        return logL, blobs, inside, int(wanted.sum())
+
+    return Tools(counted("init", flow.init), fit, drawn, logq, target, logprior), traces
 
 
 def _blank_info(kernel, space):

@@ -4,6 +4,8 @@ import time
 
 import numpy as np
 
+from fusions.evidence import Points, evaluate_ledger
+
 TRACE = ("logL", "logX", "n_calls", "acceptance", "efficiency", "unmoved", "loss", "scale", "memory", "effort")
 
 
@@ -12,27 +14,28 @@ class Ledger:
 
     Attributes
     ----------
-    x, logL, logL_birth, blobs : lists of blocks of dead points.
+    x, logL, logL_birth, blobs, slot : lists of blocks of dead points; slot is the place among the live points, -1 if never live.
     uniforms : list of blocks of insertion ranks as uniforms.
     trace : history, a list per quantity.
     n_calls : likelihood evaluations.
-    seconds : time in "likelihood", "training" and "ode".
+    seconds : time in "likelihood", "training" and "ode" of the nested run, and in the whole "refine" phase.
     """
 
     def __init__(self):
         """Start empty, with the clock running."""
-        self.x, self.logL, self.logL_birth, self.blobs, self.uniforms = [], [], [], [], []
+        self.x, self.logL, self.logL_birth, self.blobs, self.slot, self.uniforms = [], [], [], [], [], []
         self.trace = {name: [] for name in TRACE}
         self.n_calls = 0
-        self.seconds = dict.fromkeys(("likelihood", "training", "ode"), 0.0)
+        self.seconds = dict.fromkeys(("likelihood", "training", "ode", "refine"), 0.0)
         self._start = time.perf_counter()
 
-    def bury(self, x, logL, logL_birth, blobs):
+    def bury(self, x, logL, logL_birth, blobs, slot):
         """Append a block of dead points."""
         self.x.append(x)
         self.logL.append(logL)
         self.logL_birth.append(logL_birth)
         self.blobs.append(blobs)
+        self.slot.append(slot)
 
     def remember(self, **values):
         """Append one level's history."""
@@ -52,3 +55,9 @@ class Ledger:
         """Return x, logL, logL_birth, blobs of the dead followed by the live points of a NestedState, and the uniforms."""
         pairs = ((self.x, state.x), (self.logL, state.logL), (self.logL_birth, state.birth), (self.blobs, state.blobs))
         return *(np.concatenate([*dead, live]) for dead, live in pairs), np.concatenate([np.empty(0), *self.uniforms])
+
+    def points(self, state):
+        """Return the dead and live points as `Points` with their posterior weights."""
+        x, logL, logL_birth, _, _ = self.joined(state)
+        slot = np.concatenate([*self.slot, np.arange(len(state.logL))])
+        return Points(x, logL, logL_birth, slot, (slot >= len(state.logL) // 2).astype(int), evaluate_ledger(logL, logL_birth).logw)

@@ -65,12 +65,13 @@ class NestedState(NamedTuple):
 
 
 class Level(NamedTuple):
-    """What one level did: the dead in order of log L, the insertion ranks as uniforms, the contour, unmoved chains, the walks."""
+    """What one level did: the dead in order of log L and their slots, the insertion ranks as uniforms, the contour, unmoved chains, the walks."""
 
     dead_x: np.ndarray
     dead_logL: np.ndarray
     dead_birth: np.ndarray
     dead_blobs: np.ndarray
+    dead_slot: np.ndarray
     uniforms: np.ndarray
     threshold: float
     n_unmoved: int
@@ -187,7 +188,7 @@ def step(key, rng, state, settings, tune, walk):
     order = np.flatnonzero(dead)[np.argsort(state.logL[dead], kind="stable")]
     memory, effort = steer(state, state.logL[~dead], np.concatenate(before), np.concatenate(after))
     uniforms = insertion_uniforms(rng, state.logL[~dead], logL[dead])
-    level = Level(state.x[order], state.logL[order], state.birth[order], state.blobs[order], uniforms, threshold, n_unmoved, walks)
+    level = Level(state.x[order], state.logL[order], state.birth[order], state.blobs[order], order, uniforms, threshold, n_unmoved, walks)
     birth = np.where(dead, threshold, state.birth)
     running = state.running.kill(state.logL[order], len(dead))
     return NestedState(
