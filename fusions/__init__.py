@@ -6,6 +6,7 @@ _EXPORTS = {
     "Problem": "fusions.problem",
     "Prior": "fusions.priors",
     "run": "fusions.driver",
+    "Refine": "fusions.algorithms.refine",
     "Result": "fusions.result",
     "merge": "fusions.result",
     "Status": "fusions.errors",

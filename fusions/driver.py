@@ -9,8 +9,10 @@ import jax
 import numpy as np
 
 from fusions.algorithms import nested
+from fusions.algorithms import refine as refinement
+from fusions.algorithms.refine import Refine
 from fusions.begin import begin
-from fusions.engine import make_engine
+from fusions.engine import make_engine, make_tools
 from fusions.errors import LikelihoodError, OptionError, ProblemError, Status
 from fusions.evaluate import evaluate_in_chunks, reject_invalid
 from fusions.kernels import Cycle, FlowKernel, HitAndRun
@@ -64,7 +66,7 @@ def _checked_number(value, kind, accept, wanted, example):
     return int(value) if kind is Integral else float(value)
 
 
-def run(problem, algorithm=None, *, key=0, max_calls=None, max_time=None, callback=None, progress=True):
+def run(problem, algorithm=None, *, key=0, refine=True, max_calls=None, max_time=None, callback=None, progress=True):
     """Compute evidence and posterior of a problem.
 
     Parameters
@@ -72,6 +74,8 @@ def run(problem, algorithm=None, *, key=0, max_calls=None, max_time=None, callba
     problem : Problem
     algorithm : settings from `nested(...)`; None for its defaults.
     key : seed; the same seed gives the same result, bit for bit on one machine.
+    refine : whether to refine ln Z after a converged nested run by flows fitted to the posterior; or settings, `Refine(error=0.01)`.
+        It spends at most as many likelihood calls as the nested run did.
     max_calls : stop after this many likelihood evaluations.
     max_time : stop after this many seconds.
     callback : function of a `Snapshot`, called after each level; a true return value ends the run.
@@ -87,11 +91,13 @@ def run(problem, algorithm=None, *, key=0, max_calls=None, max_time=None, callba
         If the likelihood fails; `error.result` holds what was computed before, or None.
     """
     algorithm = nested_sampling() if algorithm is None else algorithm
-    _check_arguments(problem, algorithm, max_calls, max_time, callback)
+    refine = Refine() if refine is True else refine
+    _check_arguments(problem, algorithm, refine, max_calls, max_time, callback)
     key = _checked_number(key, Integral, lambda v: v >= 0, "key to be a non-negative integer seed", "key=0")
     engine, ledger, state = make_engine(problem, algorithm), Ledger(), None
     n_traced, notes = sum(engine.traces.values()), []
-    k_begin, k_loop = jax.random.split(jax.random.key(key))
+    refined = None
+    k_begin, k_loop, k_refine = jax.random.split(jax.random.key(key), 3)
     try:
         state, rate, notes = begin(k_begin, problem, algorithm, engine, ledger)
         with Bar(shown=progress) as bar:
@@ -105,23 +111,62 @@ def run(problem, algorithm=None, *, key=0, max_calls=None, max_time=None, callba
                 if callback is not None and callback(snapshot):
                     status = Status.USER_RULE
                     break
+            if status is Status.CONVERGED and refine:
+                bar.note(f"fusions: nested sampling has converged after {ledger.n_calls:,} calls; refining")
+                refined = _refine(k_refine, rng, problem, refine, state, ledger, max_calls, max_time)
     except KeyboardInterrupt:
         if state is None:
             raise
-        status = Status.INTERRUPTED
+        converged = _stop(state, algorithm, ledger, None, None) is Status.CONVERGED
+        notes += ["The refine phase was interrupted; ln Z is that of the nested run."] * converged
+        status = Status.CONVERGED if converged else Status.INTERRUPTED
     except LikelihoodError as error:
         if state is not None:
             error.result = _result(problem, algorithm, engine, ledger, state, Status.FAILED, key, notes, n_traced)
         raise
-    return _result(problem, algorithm, engine, ledger, state, status, key, notes, n_traced)
+    return _result(problem, algorithm, engine, ledger, state, status, key, notes, n_traced, refined)
 
 
-def _check_arguments(problem, algorithm, max_calls, max_time, callback):
+def _refine(key, rng, problem, settings, state, ledger, max_calls, max_time):
+    """Refine a converged run; returns the result's fields, or None if no calls are left for it."""
+    start, before, n_nested = time.perf_counter(), dict(ledger.seconds), ledger.n_calls
+    tools, traces = make_tools(problem, settings)
+    n_traced = sum(traces.values())
+
+    def spent(n_calls):
+        ledger.n_calls += n_calls
+
+    def expired():
+        return max_time is not None and ledger.elapsed() >= max_time
+
+    budget = n_nested if max_calls is None else min(n_nested, int(max_calls) - n_nested)
+    found = None if expired() else refinement.refine(key, rng, settings, tools, ledger.points(state), budget, spent, expired)
+    ledger.seconds = {**before, "refine": time.perf_counter() - start}
+    if found is None:
+        return None
+    theta = _theta(problem, found.draws.x, found.draws.blobs)
+    summary = {
+        "importance": (found.importance.logZ, found.importance.logZ_err), "bridge": found.bridge, "coverage": found.coverage,
+        "ess": found.importance.ess, "khat": found.importance.khat, "n_draws": len(found.draws.x), "n_calls": ledger.n_calls - n_nested,
+        "ode_error": found.ode_error, "rounds": found.rounds.tolist(),
+    }  # fmt: skip
+    return {"refined": summary, "draws": theta, "draws_logw": found.draws.logw}, sum(traces.values()) - n_traced
+
+
+def _theta(problem, x, blobs):
+    """Turn internal coordinates (n, d) into the columns of a result."""
+    theta = [rows for (rows,) in evaluate_in_chunks(lambda x: (problem.prior.theta_rows(x),), x, ROWS)]
+    return np.concatenate([np.concatenate(theta), blobs], axis=1)
+
+
+def _check_arguments(problem, algorithm, refine, max_calls, max_time, callback):
     """Raise an error that says what to type instead."""
     if not isinstance(problem, Problem):
         raise ProblemError(f"Expected a fusions.Problem, got {type(problem).__name__}. Type run(Problem(prior, loglikelihood)).")
     if not isinstance(algorithm, nested.Nested):
         raise OptionError(f"Expected fusions.nested(...), got {algorithm!r}. Type run(problem, fusions.nested(n_live=500)).")
+    if refine is not False and not isinstance(refine, Refine):
+        raise OptionError(f"Expected refine to be True, False or fusions.Refine(...), got {refine!r}. Type refine=True.")
     dim = problem.prior.dim
     if algorithm.n_live < 2 * dim:
         raise OptionError(
@@ -209,10 +254,10 @@ def _snapshot(iteration, state, ledger):
     )
 
 
-def _result(problem, algorithm, engine, ledger, state, status, key, notes, n_traced):
+def _result(problem, algorithm, engine, ledger, state, status, key, notes, n_traced, refined=None):
     """Assemble the Result from the ledger and the live points."""
     x, logL, logL_birth, blobs, uniforms = ledger.joined(state)
-    theta = np.concatenate([rows for (rows,) in evaluate_in_chunks(lambda x: (problem.prior.theta_rows(x),), x, ROWS)])
+    fields, n_compiled = refined or ({}, 0)
     info = {
         "seed": key, "path": _path(problem), "fingerprint": problem.fingerprint(), "warnings": list(notes),
         "settings": repr(algorithm), "versions": {name: _version(name) for name in PACKAGES},
@@ -221,7 +266,7 @@ def _result(problem, algorithm, engine, ledger, state, status, key, notes, n_tra
         names=problem.names,
         n_params=len(problem.prior.names),
         labels=dict(problem.labels),
-        theta=np.concatenate([theta, blobs], axis=1),
+        theta=_theta(problem, x, blobs),
         logL=logL,
         logL_birth=logL_birth,
         n_live=len(state.logL),
@@ -230,9 +275,10 @@ def _result(problem, algorithm, engine, ledger, state, status, key, notes, n_tra
         level_trace=ledger.trace,
         n_calls=ledger.n_calls,
         seconds=ledger.clocks(),
-        n_compilations=sum(engine.traces.values()) - n_traced,
+        n_compilations=sum(engine.traces.values()) - n_traced + n_compiled,
         constraint_logmass=problem.prior.log_mass(jax.random.key(key)),
         info=info,
+        **fields,
     )
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fusions.algorithms.refine import BATCH, Tools, heavy_ratio
+from fusions.algorithms.refine import BATCH, Tools
 from fusions.evaluate import Evaluator, make_evaluator, reject_invalid
 from fusions.kernels import drive
 from fusions.types import Population, Walkers
@@ -75,24 +75,11 @@ def make_tools(problem, settings):
     space, evaluator, traces = problem.space(), make_evaluator(problem), Counter()
     flow, counted = settings.flow.build(space), _counting(traces)
 
-    line = np.flatnonzero(~np.array(space.periodic))
-    wide = settings.wide_share, settings.wide_scale, line
-
-    def draw(key, state):
-        k_normal, k_wide = jax.random.split(key)
-        z = jax.random.normal(k_normal, (BATCH, space.dim), state.shift.dtype)
-        z = jnp.where(jax.random.bernoulli(k_wide, settings.wide_share, (BATCH, 1)), z.at[:, line].multiply(settings.wide_scale), z)
-        x, logq = flow.push(state, z)
-        return x, logq + heavy_ratio(z, *wide)
-
-    def logq(key, state, x):
-        z, logq = flow.pull(key, state, x)
-        return logq + heavy_ratio(z, *wide)
-
     def host(function):
         return lambda *args: np.asarray(function(*args), np.float64)
 
-    draw, logq = counted("draw", draw), host(counted("logq", logq))
+    draw = counted("draw", lambda key, state: flow.sample(key, state, BATCH))
+    logq = host(counted("logq", flow.logq))
     logprior = host(jax.jit(space.logprior))
     fit = counted("refine", lambda key, state, x, weights: flow.fit(key, state, x, weights)[0])
 

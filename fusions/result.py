@@ -10,10 +10,12 @@ import numpy as np
 from fusions import storage
 from fusions.errors import FileError, OptionError, Status
 from fusions.evidence import Evidence, evaluate_ledger
+from fusions.headline import choose
 from fusions.numerics import effective_sample_size, logsumexp, systematic_resample
 from fusions.table import render, with_error
 
 MIN_RANKS = 20
+ARRAYS = ("theta", "logL", "logL_birth", "insertion_uniforms", "draws", "draws_logw")
 SEVERITY = (
     Status.CONVERGED,
     Status.PLATEAU,
@@ -45,6 +47,9 @@ class Result:
     n_calls : likelihood evaluations, failed ones included.
     seconds : {"likelihood", "training", "ode", "rest", "total": s}.
     n_compilations : number of compilations of the loop.
+    refined : what the refine phase found, or None: "importance" and "bridge" (ln Z, error), "coverage" (ln of the covered mass, error),
+        "ess", "khat", "n_draws", "n_calls", "ode_error", "rounds" (ln Z, error, effective fraction of each).
+    draws, draws_logw : (n, m) points drawn from the final flows in the columns of `theta`, (n,) their log importance weights.
     constraint_logmass : ln of the prior fraction that a constraint allows, and its error.
     info : JSON-able facts: "name", "seed", "path" ("traced" or "hosted"), "fingerprint", "warnings" (list
         of str), ...
@@ -64,11 +69,14 @@ class Result:
     seconds: dict = field(default_factory=dict)
     n_compilations: int = 0
     constraint_logmass: tuple = (0.0, 0.0)
+    refined: dict | None = None
+    draws: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
+    draws_logw: np.ndarray = field(default_factory=lambda: np.empty(0))
     info: dict = field(default_factory=dict)
 
     def __post_init__(self):
         """Bring arrays to float64 and check their shapes."""
-        for name in ("theta", "logL", "logL_birth", "insertion_uniforms"):
+        for name in ARRAYS:
             object.__setattr__(self, name, np.asarray(getattr(self, name), np.float64))
         object.__setattr__(self, "names", tuple(self.names))
         object.__setattr__(self, "constraint_logmass", tuple(float(v) for v in self.constraint_logmass))
@@ -88,15 +96,20 @@ class Result:
         empty = np.full(len(self.logL), np.nan)
         return Evidence(-np.inf, np.nan, np.nan, np.nan, np.nan, np.nan, empty, empty)
 
+    @cached_property
+    def headline(self):
+        """The reported estimate of ln Z with the reason and the checks that failed; see `fusions.headline`."""
+        return choose((self.evidence.logZ, self.evidence.logZ_err), self.refined)
+
     @property
     def logZ(self):
-        """Ln of the evidence [nats]."""
-        return self.evidence.logZ
+        """Ln of the evidence [nats], the headline; `evidence.logZ` is that of the nested-sampling volumes."""
+        return self.headline.logZ
 
     @property
     def logZ_err(self):
         """Standard error of ln Z [nats]."""
-        return self.evidence.logZ_err
+        return self.headline.logZ_err
 
     @property
     def D_KL(self):
@@ -160,7 +173,7 @@ class Result:
 
         Returns
         -------
-        anesthetic.NestedSamples with names, LaTeX labels and births. Its logZ() differs from `logZ` by
+        anesthetic.NestedSamples with names, LaTeX labels and births. Its logZ() differs from `evidence.logZ` by
         about D_KL/(2 n_live), more beyond a large plateau: it shrinks volumes by n/(n+1) where we take
         exp(-1/n).
         Prior draws have birth -inf; if points of zero likelihood exist they have NaN, and replacements of
@@ -223,7 +236,7 @@ class Result:
         Path of the manifest.
         """
         arrays = {f"level_trace/{k}": v for k, v in self.level_trace.items()}
-        arrays |= {k: getattr(self, k) for k in ("theta", "logL", "logL_birth", "insertion_uniforms")}
+        arrays |= {k: getattr(self, k) for k in ARRAYS}
         meta = {
             k: getattr(self, k)
             for k in (
@@ -235,6 +248,7 @@ class Result:
                 "seconds",
                 "n_compilations",
                 "constraint_logmass",
+                "refined",
                 "info",
             )
         }

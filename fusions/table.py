@@ -83,8 +83,9 @@ def _percent(fraction):
 def _evidence_lines(result):
     """Evidence, information, dimensionality, and what a constraint does to them."""
     e, log10 = result.evidence, np.log(10.0)
-    log10_Z = with_error(e.logZ / log10, e.logZ_err / log10)
-    lines = _line("ln Z", with_error(e.logZ, e.logZ_err), f"{'log10 Z':<{RIGHT}}{log10_Z}")
+    log10_Z = with_error(result.logZ / log10, result.logZ_err / log10)
+    lines = _line("ln Z", with_error(result.logZ, result.logZ_err), f"{'log10 Z':<{RIGHT}}{log10_Z}")
+    lines += _estimate_lines(result)
     dimension = f"{'model dimensionality':<{RIGHT}}{with_error(e.d_G, e.d_G_err)}"
     lines += _line("D_KL", f"{with_error(e.D_KL, e.D_KL_err)} nats", dimension)
     log_f, err = result.constraint_logmass
@@ -96,6 +97,23 @@ def _evidence_lines(result):
         )
         lines += _line("constraint", text)
     return lines
+
+
+def _estimate_lines(result):
+    """Say which estimate the headline is, what the others are, how far they agree, and what the error is made of."""
+    r, e = result.refined, result.evidence
+    if r is None:
+        return []
+    (logZ, err), (gap, gap_err) = r["importance"], r["coverage"]
+    apart = (logZ - e.logZ) / np.hypot(err, e.logZ_err)
+    covered = with_error(np.exp(gap), np.exp(gap) * gap_err)
+    lines = _line("  reported by", result.headline.reason)
+    lines += _line("  volumes", with_error(e.logZ, e.logZ_err), f"{'importance - volumes':<{RIGHT}}{apart:+.1f} sigma")
+    lines += _line("  importance", with_error(logZ, err), f"{'covered mass':<{RIGHT}}{covered}")
+    draws = f"{r['ess']:,.0f} of {r['n_draws']:,} draws; k-hat {r['khat']:.2f}"
+    lines += _line("  bridge", with_error(*r["bridge"]), f"{'ESS':<{RIGHT}}{draws}")
+    budget = f"shrinkage {e.logZ_err:.2g}, importance {err:.2g}, coverage {gap_err:.2g}, ODE {r['ode_error']:.1g}"
+    return lines + _line("  error sources", f"{budget} nats")
 
 
 def _check_lines(result):
@@ -145,4 +163,5 @@ def _parameter_lines(result, most=40):
 
 def _warning_lines(result):
     """Every warning of the run, wrapped."""
-    return [line for i, text in enumerate(result.info.get("warnings", ())) for line in _line("warnings" if i == 0 else "", f"- {text}")]
+    notes = [*result.headline.warnings, *result.info.get("warnings", ())]
+    return [line for i, text in enumerate(notes) for line in _line("warnings" if i == 0 else "", f"- {text}")]

@@ -10,20 +10,22 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fusions.estimators import Importance, bridge, importance
 from fusions.evidence import bootstrap
-from fusions.flows.cnf import CNF
-from fusions.flows.matching import Training
+from fusions.flows.mixture import MixtureCNF
 from fusions.numerics import effective_sample_size, logsumexp, systematic_resample
 
 TRAIN_ROWS = 8192  # rows of a training set
 BRIDGE_ROWS = 2048  # posterior points per fold in the bridge
 HOLD_EVERY = 8
 BATCH = 1024
+PAIR = 2 * BATCH  # a batch from each flow
+ROUND_SHARE = 0.05  # of the budget, per adaptation round
+GOOD_SHARE = 0.5  # effective fraction of draws with which adaptation may end
 N_BOOTSTRAP = 64
+PATIENCE = 5  # rounds without a better effective fraction before adaptation ends
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,23 +37,13 @@ class Refine:
     error : wanted standard error of ln Z by importance sampling [nats].
     max_rounds : most adaptation rounds.
     max_draws : most draws of the final estimate.
-    wide_share, wide_scale : share of draws whose latent points are this much wider than normal, so that no weight is far above the rest.
     flow : settings of the flows.
     """
 
     error: float = 0.015
-    max_rounds: int = 6
+    max_rounds: int = 20
     max_draws: int = 32 * BATCH
-    wide_share: float = 0.1
-    wide_scale: float = 1.3
-    flow: Any = CNF(width=128, ode_steps=8, training=Training(steps=100, rounds=15, patience=2, batch=256, learning_rate=2e-3, ema=0.98, jitter=0.03))
-
-
-def heavy_ratio(z, share, scale, line):
-    """Compute ln of the density of z (n, d) under (1 - share) N(0, 1) + share N(0, scale^2), relative to N(0, 1); on the line only."""
-    z = z[:, line]
-    wide = 0.5 * (1 - scale**-2) * jnp.sum(z**2, axis=1) - z.shape[1] * jnp.log(scale)
-    return jnp.logaddexp(jnp.log1p(-share), jnp.log(share) + wide)
+    flow: Any = MixtureCNF()
 
 
 class Tools(NamedTuple):
@@ -62,7 +54,7 @@ class Tools(NamedTuple):
     init : key -> flow state.
     fit : (key, state, x (TRAIN_ROWS, d), weights) -> state.
     draw : (key, state) -> (x (BATCH, d), logq (BATCH,)).
-    logq : (key, state, x (BATCH, d)) -> (BATCH,).
+    logq : (state, x (BATCH, d)) -> (BATCH,).
     target : x (BATCH, d) -> (logL (BATCH,), blobs, logprior (BATCH,), likelihood calls).
     logprior : x (n, d) -> (n,), of any length.
     """
@@ -94,23 +86,20 @@ class Refined(NamedTuple):
     importance : Importance estimate from the final draws.
     bridge : (ln Z, error).
     coverage : ln(Z_importance / Z_bridge), ln of the posterior mass that the flows cover, and its error.
-    volumes_difference : error of ln Z_importance - ln Z_volumes by bootstrap.
     ode_error : rms difference of log q between the two directions of the ODE.
-    fractions : effective fraction of the draws, round by round.
+    rounds : (rounds, 3) ln Z, its error, and the effective fraction of the draws of each adaptation round.
     draws : the final `Draws`.
-    states : the flows.
     """
 
     importance: Importance
     bridge: tuple
     coverage: tuple
     ode_error: float
-    fractions: tuple
+    rounds: np.ndarray
     draws: Draws
-    states: tuple
 
 
-def refine(key, rng, settings, tools, points, spent):
+def refine(key, rng, settings, tools, points, budget, spent, expired):
     """Run the refine phase.
 
     Parameters
@@ -120,34 +109,56 @@ def refine(key, rng, settings, tools, points, spent):
     settings : Refine
     tools : Tools
     points : `Points` of the nested run.
+    budget : likelihood calls that may be spent.
     spent : called with the number of likelihood calls when they are made.
+    expired : () -> whether time is up; the final draws are still made.
 
     Returns
     -------
-    Refined
+    Refined, or None if the budget does not allow two rounds.
     """
+    per_round = PAIR * int(np.clip(budget * ROUND_SHARE / PAIR, 1, 4))
+    if budget < 2 * per_round:
+        return None
     k_init, k_rounds, k_final = jax.random.split(key, 3)
     states = [tools.init(k) for k in jax.random.split(k_init)]
-    rounds, fractions = [], []
+    rounds, history = [], []
     for i in range(settings.max_rounds):
         k_fit, k_draw = jax.random.split(jax.random.fold_in(k_rounds, i))
         states = _train(k_fit, rng, tools, states, points, rounds)
-        rounds.append(_draw(k_draw, tools, states, 2 * BATCH, spent))
-        fractions.append(effective_sample_size(rounds[-1].logw) / len(rounds[-1].logw))
-        wanted = (1 / max(fractions[-1], 1e-9) - 1) / settings.error**2
-        if wanted <= 2 * BATCH or (i > 1 and fractions[-1] < 1.1 * max(fractions[:-1])):
+        rounds.append(_draw(k_draw, tools, states, per_round, spent))
+        now = importance(rounds[-1].logw)
+        history.append((now.logZ, now.logZ_err, now.ess / per_round))
+        budget -= per_round
+        if _settled(history) or budget < 2 * per_round or expired():
             break
     k_fit, k_draw = jax.random.split(k_final)
     states = _train(k_fit, rng, tools, states, points, rounds)
-    n = 2 * BATCH * int(np.ceil(min(max(wanted, 1), settings.max_draws) / (2 * BATCH)))
+    wanted = (1 / max(history[-1][2], 1e-9) - 1) / settings.error**2
+    n = PAIR * max(int(np.ceil(min(wanted, settings.max_draws, budget) / PAIR)), 1)
     draws = _draw(k_draw, tools, states, n, spent)
     estimate = importance(draws.logw)
     bridged, coverage = _bridge(rng, tools, states, points, draws, estimate.logZ)
-    back = tools.logq(k_final, states[0], draws.x[:BATCH])
-    first = draws.flow[:BATCH] == 0
-    own = (tools.logprior(draws.x[:BATCH]) + draws.logL[:BATCH] - draws.logw_own[:BATCH])[first]
-    ode_error = float(np.sqrt(np.nanmean((np.where(np.isfinite(own), own, np.nan) - back[first]) ** 2)))
-    return Refined(estimate, bridged, coverage, ode_error, tuple(fractions), draws, tuple(states))
+    return Refined(estimate, bridged, coverage, _ode_error(tools, states[0], draws), np.array(history), draws)
+
+
+def _settled(history):
+    """Decide whether adaptation may end: the last two rounds were good and agree, or there is no progress any more."""
+    if len(history) < 2:
+        return False
+    (a, a_err, a_share), (b, b_err, b_share) = history[-2:]
+    if min(a_share, b_share) > GOOD_SHARE and abs(a - b) < 3 * np.hypot(a_err, b_err):
+        return True
+    shares = [share for *_, share in history]
+    return len(shares) > PATIENCE and max(shares[-PATIENCE:]) < 1.1 * max(shares[:-PATIENCE])
+
+
+def _ode_error(tools, state, draws):
+    """Compare log q of draws with log q computed back from where they ended."""
+    x = draws.x[:BATCH]
+    forward = tools.logprior(x) + draws.logL[:BATCH] - draws.logw_own[:BATCH]
+    known = (draws.flow[:BATCH] == 0) & np.isfinite(forward)
+    return float(np.sqrt(np.mean((forward - tools.logq(state, x))[known] ** 2))) if known.any() else np.inf
 
 
 def _train(key, rng, tools, states, points, rounds):
@@ -190,9 +201,8 @@ def _draw(key, tools, states, n, spent):
     """Draw n points, alternate batches from the two flows, with their weights under the mixture."""
     parts = []
     for i in range(n // BATCH):
-        k_draw, k_pull = jax.random.split(jax.random.fold_in(key, i))
-        x, logq = tools.draw(k_draw, states[i % 2])
-        other = tools.logq(k_pull, states[1 - i % 2], x)
+        x, logq = tools.draw(jax.random.fold_in(key, i), states[i % 2])
+        other = tools.logq(states[1 - i % 2], x)
         logL, blobs, logprior, n_calls = tools.target(x)
         spent(n_calls)
         logp = np.where(np.isfinite(logprior), logprior + logL, -np.inf)
@@ -202,22 +212,30 @@ def _draw(key, tools, states, n, spent):
 
 
 def _bridge(rng, tools, states, points, draws, logZ_importance):
-    """Bridge each fold with the flow of the other; errors by resampling threads of live points, their volumes, and draws."""
+    """Bridge each fold with the flow of the other; errors by resampling threads of live points, their volumes, and draws.
+
+    Threads share ancestors, so that resampling them misses the drift of mode masses; the difference of the folds, which share none,
+    is added in quadrature.
+    """
     folds = []
     for fold in (0, 1):
         pick = np.flatnonzero((points.fold == fold) & np.isfinite(points.logw))
         pick = pick[systematic_resample(rng, points.logw[pick], BRIDGE_ROWS)]
         x = points.x[pick]
-        logq = np.concatenate([tools.logq(jax.random.key(fold), states[1 - fold], x[i : i + BATCH]) for i in range(0, len(x), BATCH)])
+        logq = np.concatenate([tools.logq(states[1 - fold], x[i : i + BATCH]) for i in range(0, len(x), BATCH)])
         logw = tools.logprior(x) + points.logL[pick] - logq
         folds.append((pick, logw, draws.logw_own[draws.flow == 1 - fold]))
-    logZ = np.mean([bridge(logw, np.ones(len(pick)), theirs) for pick, logw, theirs in folds])
+    parts = [bridge(logw, np.ones(len(pick)), theirs) for pick, logw, theirs in folds]
+    logZ, scatter = np.mean(parts), abs(parts[1] - parts[0]) / 2
     replicas, w = [], np.exp(draws.logw - draws.logw.max())
     for weights in bootstrap(rng, points, N_BOOTSTRAP):
         noise = rng.standard_exponential(len(w))
-        values = [bridge(logw, weights[pick] / np.exp(points.logw[pick]) + 1e-300, theirs, noise[draws.flow == 1 - f]) for f, (pick, logw, theirs) in enumerate(folds)]
+        values = [
+            bridge(logw, weights[pick] / np.exp(points.logw[pick]) + 1e-300, theirs, noise[draws.flow == 1 - fold])
+            for fold, (pick, logw, theirs) in enumerate(folds)
+        ]
         replicas.append((np.mean(values), np.log(noise @ w / noise.sum()) + draws.logw.max()))
     replicas = np.array(replicas)
-    spread = replicas.std(axis=0, ddof=1)
+    spread = replicas[:, 0].std(ddof=1)
     gap = (replicas[:, 1] - replicas[:, 0]).std(ddof=1)
-    return (float(logZ), float(spread[0])), (float(logZ_importance - logZ), float(gap))
+    return (float(logZ), float(np.hypot(spread, scatter))), (float(logZ_importance - logZ), float(np.hypot(gap, scatter)))

@@ -14,6 +14,47 @@ from fusions.flows.path import base_logprob, unwind, wrap
 from fusions.flows.transport import transport
 
 
+def features(space, y, period):
+    """Turn whitened points (n, d) into inputs of the network: sine and cosine of an angle, in units of its width."""
+    if not any(space.periodic):
+        return y
+    circle = jnp.array(space.periodic)
+    sigma = jnp.where(circle, 2 * jnp.pi / period, 1.0)
+    columns = jnp.where(circle, jnp.sin(sigma * y) / sigma, y)
+    return jnp.concatenate([columns, jnp.cos(sigma * y)[:, np.flatnonzero(space.periodic)]], axis=-1)
+
+
+def first_params(key, net, space):
+    """Initialise the network."""
+    like = jnp.zeros((1, space.dim), jnp.zeros(()).dtype)
+    period = jnp.where(jnp.array(space.periodic), 2.0, jnp.inf).astype(like.dtype)
+    return net.init(key, features(space, like, period), like[:, 0])
+
+
+def coordinates(net, space):
+    """Make the functions that flows on whitened coordinates share.
+
+    Returns
+    -------
+    period_of : state -> (d,) periods of the whitened coordinates, inf on the line.
+    velocity : (params, y (n, d), t, period) -> (n, d).
+    whitened : (state, x (n, d)) -> (n, d).
+    """
+    circle = jnp.array(space.periodic)
+
+    def period_of(state):
+        return jnp.where(circle, 2 * jnp.pi / jnp.diag(state.scale), jnp.inf)
+
+    def velocity(params, y, t, period):
+        return net.apply(params, features(space, y, period), jnp.broadcast_to(t, y.shape[:1]))
+
+    def whitened(state, x):
+        delta = space.wrap(x - state.shift)
+        return jax.scipy.linalg.solve_triangular(state.scale, delta.T, lower=True).T
+
+    return period_of, velocity, whitened
+
+
 @dataclasses.dataclass(frozen=True)
 class CNF:
     """Settings of a continuous normalising flow.
@@ -39,23 +80,7 @@ class CNF:
         """Make the flow's functions for a `Space`."""
         net = network.VelocityField(space.dim, self.width, self.depth)
         circle = jnp.array(space.periodic)
-
-        def period_of(state):
-            return jnp.where(circle, 2 * jnp.pi / jnp.diag(state.scale), jnp.inf)
-
-        def features(y, period):
-            if not any(space.periodic):
-                return y
-            sigma = jnp.where(circle, 2 * jnp.pi / period, 1.0)
-            columns = jnp.where(circle, jnp.sin(sigma * y) / sigma, y)
-            return jnp.concatenate([columns, jnp.cos(sigma * y)[:, np.flatnonzero(space.periodic)]], axis=-1)
-
-        def velocity(params, y, t, period):
-            return net.apply(params, features(y, period), jnp.broadcast_to(t, y.shape[:1]))
-
-        def whitened(state, x):
-            delta = space.wrap(x - state.shift)
-            return jax.scipy.linalg.solve_triangular(state.scale, delta.T, lower=True).T
+        period_of, velocity, whitened = coordinates(net, space)
 
         def logq(state, y0, logdet, period):
             base = base_logprob(y0, period, space.periodic)
@@ -68,9 +93,7 @@ class CNF:
 
         def init(key):
             dtype = jnp.zeros(()).dtype
-            like = jnp.zeros((1, space.dim), dtype)
-            period = jnp.where(circle, 2.0, jnp.inf).astype(dtype)
-            params = net.init(key, features(like, period), like[:, 0])
+            params = first_params(key, net, space)
             opt_state = matching.optimiser(self.training).init(params)
             scale = jnp.where(circle, jnp.pi, 1.0).astype(dtype)
             return FlowState(params, params, opt_state, jnp.zeros(space.dim, dtype), jnp.diag(scale))

@@ -7,9 +7,9 @@ from fusions.flows.path import wrap
 
 
 def independent(key, y0, y1, period):
-    """Pair base draws (n, d) and data (n, d) as they come."""
-    del key, period
-    return y0, y1
+    """Pair normal draws (n, d) and data (n, d) as they come."""
+    del key
+    return wrap(y0, period), y1
 
 
 def optimal_transport(key, y0, y1, period, *, regularisation=0.05, iterations=30):
@@ -21,11 +21,12 @@ def optimal_transport(key, y0, y1, period, *, regularisation=0.05, iterations=30
     Parameters
     ----------
     key : random key.
-    y0, y1 : (n, d) base draws and data.
+    y0, y1 : (n, d) normal draws and data.
     period : (d,) period of each coordinate, inf on the line.
     regularisation : in units of the mean cost.
     iterations : number of Sinkhorn iterations.
     """
+    y0 = wrap(y0, period)
     cost = jnp.sum(wrap(y0[:, None] - y1[None], period) ** 2, axis=-1)
     logK = -cost / (regularisation * jnp.mean(cost))
 

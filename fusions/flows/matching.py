@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from fusions.flows.base import FitInfo
-from fusions.flows.path import straight, wrap
+from fusions.flows.path import straight
 from fusions.numerics import draw_rows
 
 
@@ -67,8 +67,7 @@ def whiten(x, weights, periodic, *, floor=1e-3):
 def matching_loss(velocity, key, y1, period, coupling):
     """Compute the flow-matching loss |v(y_t, t) - (y1 - y0)|^2 per dimension, for data y1 (n, d)."""
     k_base, k_time, k_pair = jax.random.split(key, 3)
-    y0 = wrap(jax.random.normal(k_base, y1.shape, y1.dtype), period)
-    y0, y1 = coupling(k_pair, y0, y1, period)
+    y0, y1 = coupling(k_pair, jax.random.normal(k_base, y1.shape, y1.dtype), y1, period)
     n = len(y1)
     t = (jnp.arange(n, dtype=y1.dtype) + jax.random.uniform(k_time, (n,), y1.dtype)) / n
     y_t, v = straight(y0, y1, t, period)

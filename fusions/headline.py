@@ -1,0 +1,69 @@
+"""Which estimate of ln Z a run reports, decided by checks."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+TRUSTED_KHAT = 0.7  # Vehtari et al. 2024, arXiv:1507.02646
+LEAST_ESS = 200  # of the draws
+SIGMAS = 3
+
+
+class Headline(NamedTuple):
+    """The reported estimate.
+
+    Attributes
+    ----------
+    name : "volumes" or "importance".
+    logZ, logZ_err : ln of the evidence and its standard error [nats].
+    reason : why this one.
+    warnings : tuple of str, each check that failed with advice.
+    """
+
+    name: str
+    logZ: float
+    logZ_err: float
+    reason: str
+    warnings: tuple
+
+
+def choose(volumes, refined):
+    """Choose the headline.
+
+    Importance sampling has the smallest error, and is wrong without knowing it where its flows have no mass. It is reported if its own
+    weights are well behaved, if it agrees between rounds, and if the bridge to posterior points that its flows were not trained on finds
+    no mass outside. Otherwise the volumes are.
+
+    Parameters
+    ----------
+    volumes : (ln Z, error) of nested sampling.
+    refined : dict of the refine phase (see `Result`), or None.
+
+    Returns
+    -------
+    Headline
+    """
+    if refined is None:
+        return Headline("volumes", *volumes, "nested-sampling volumes; there was no refine phase", ())
+    (logZ, err), (gap, gap_err), (last, last_err) = refined["importance"], refined["coverage"], refined["rounds"][-1][:2]
+    faults = []
+    if refined["khat"] > TRUSTED_KHAT or refined["ess"] < LEAST_ESS:
+        faults.append(
+            f"few draws carry the importance estimate (Pareto k-hat {refined['khat']:.2f}, ESS {refined['ess']:,.0f}): the flows miss a part "
+            "of the posterior. Run again with twice the live points, or give the refine phase more rounds."
+        )
+    if abs(gap) > SIGMAS * gap_err:
+        faults.append(
+            f"importance and bridge sampling differ by {gap:+.3f} +- {gap_err:.3f} nats: flows and posterior points do not cover the same "
+            "region. Run again with twice the live points."
+        )
+    if abs(logZ - last) > SIGMAS * np.hypot(err, last_err):
+        faults.append(f"the last two rounds differ ({last:.3f} +- {last_err:.3f}, then {logZ:.3f} +- {err:.3f}): give the refine phase more rounds.")
+    if faults:
+        return Headline("volumes", *volumes, "nested-sampling volumes, because a check of importance sampling failed", tuple(faults))
+    if abs(logZ - volumes[0]) > SIGMAS * np.hypot(err, volumes[1]):
+        faults.append(
+            f"importance sampling ({logZ:.3f} +- {err:.3f}) and volumes ({volumes[0]:.2f} +- {volumes[1]:.2f}) disagree: one of them lost or "
+            "never found a part of the posterior. Run again with another seed and twice the live points."
+        )
+    return Headline("importance", logZ, err, "importance sampling: its weights, rounds and coverage passed their checks", tuple(faults))
