@@ -29,7 +29,7 @@ def _run(args):
     import fusions
 
     algorithm = fusions.nested(n_live=args.n_live)
-    options = {"key": args.seed, "max_calls": args.max_calls, "max_time": args.max_time, "progress": not args.quiet}
+    options = {"key": args.seed, "max_calls": args.max_calls, "max_time": args.max_time, "progress": not args.quiet, "refine": not args.no_refine}
     try:
         result = fusions.run(load_problem(args.problem), algorithm, **options)
     except LikelihoodError as error:
@@ -71,6 +71,7 @@ def make_parser():
     run.add_argument("--seed", type=int, default=0, help="random seed (default 0)")
     run.add_argument("--max-calls", type=int, help="stop after this many likelihood calls")
     run.add_argument("--max-time", type=float, help="stop after this many seconds")
+    run.add_argument("--no-refine", action="store_true", help="stop after the nested run, without importance and bridge estimates")
     run.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
     run.set_defaults(action=_run)
     for name, action, text in (

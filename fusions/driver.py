@@ -1,5 +1,6 @@
 """run(): the only outer loop."""
 
+import dataclasses
 import difflib
 import time
 from importlib.metadata import PackageNotFoundError, version
@@ -22,7 +23,8 @@ from fusions.progress import Bar, Snapshot
 from fusions.result import Result
 
 PACKAGES = ("fusions", "jax", "flax", "optax", "diffrax", "numpy")
-OPTIONS = ("n_live", "kernel", "kill", "precision")
+OPTIONS = ("n_live", "kernel", "kill", "precision", "cost")
+COSTS = {"cheap": 1e-2, "expensive": 1e-1}  # schedules and their precision
 ROWS = 1024  # points mapped to parameters at once
 
 
@@ -31,7 +33,7 @@ def default_kernel():
     return Cycle((FlowKernel(), HitAndRun()))
 
 
-def nested_sampling(n_live=500, *, kernel=None, kill=0.1, precision=1e-2, **unknown):
+def nested_sampling(n_live=500, *, kernel=None, kill=0.1, precision=None, cost=None, **unknown):
     """Set up nested sampling with flow-matched replacements.
 
     Parameters
@@ -39,7 +41,10 @@ def nested_sampling(n_live=500, *, kernel=None, kill=0.1, precision=1e-2, **unkn
     n_live : live points; the error of ln Z is about sqrt(D_KL / n_live).
     kernel : settings of the kernel, for example `kernels.FlowKernel(n_moves=8)`; None for the default cycle.
     kill : share of the live points replaced between two trainings.
-    precision : stop when the live points' volume, at their highest likelihood, holds less than this share of the evidence.
+    precision : stop when the live points' volume, at their highest likelihood, holds less than this share of the evidence; None for 0.01
+        if likelihood calls are cheap, 0.1 if they are expensive.
+    cost : "cheap" for long walks, whose volumes alone make a calibrated ln Z; "expensive" for the fewest likelihood calls, which leaves
+        accuracy to the refine phase; None for cheap where the likelihood is traced by JAX, expensive where it is a black box.
 
     Returns
     -------
@@ -53,10 +58,13 @@ def nested_sampling(n_live=500, *, kernel=None, kill=0.1, precision=1e-2, **unkn
         )
     n_live = _checked_number(n_live, Integral, lambda v: v >= 20, "n_live to be an integer >= 20", "n_live=500")
     kill = _checked_number(kill, Real, lambda v: 0 < v <= 0.5, "0 < kill <= 0.5, the share of live points replaced per level", "kill=0.1")
-    precision = _checked_number(precision, Real, lambda v: 0 < v < 1, "0 < precision < 1, a share of the evidence", "precision=1e-2")
+    if precision is not None:
+        precision = _checked_number(precision, Real, lambda v: 0 < v < 1, "0 < precision < 1, a share of the evidence", "precision=1e-2")
+    if cost is not None and cost not in COSTS:
+        raise OptionError(f'Expected cost to be "cheap", "expensive" or None, got {cost!r}. Type cost="cheap".')
     if kernel is not None and (isinstance(kernel, type) or not hasattr(kernel, "build")):
         raise OptionError(f"Expected kernel settings such as kernels.FlowKernel() or kernels.Cycle((...)), got {kernel!r}.")
-    return nested.Nested(n_live + n_live % 2, kernel or default_kernel(), float(kill), float(precision))
+    return nested.Nested(n_live + n_live % 2, kernel or default_kernel(), float(kill), precision, cost)
 
 
 def _checked_number(value, kind, accept, wanted, example):
@@ -75,7 +83,7 @@ def run(problem, algorithm=None, *, key=0, refine=True, max_calls=None, max_time
     algorithm : settings from `nested(...)`; None for its defaults.
     key : seed; the same seed gives the same result, bit for bit on one machine.
     refine : whether to refine ln Z after a converged nested run by flows fitted to the posterior; or settings, `Refine(error=0.01)`.
-        It spends at most as many likelihood calls as the nested run did.
+        It spends at most as many likelihood calls as the nested run did, or 20,480 if those were fewer.
     max_calls : stop after this many likelihood evaluations.
     max_time : stop after this many seconds.
     callback : function of a `Snapshot`, called after each level; a true return value ends the run.
@@ -93,6 +101,7 @@ def run(problem, algorithm=None, *, key=0, refine=True, max_calls=None, max_time
     algorithm = nested_sampling() if algorithm is None else algorithm
     refine = Refine() if refine is True else refine
     _check_arguments(problem, algorithm, refine, max_calls, max_time, callback)
+    algorithm = _settled(algorithm, problem)
     key = _checked_number(key, Integral, lambda v: v >= 0, "key to be a non-negative integer seed", "key=0")
     engine, ledger, state = make_engine(problem, algorithm), Ledger(), None
     n_traced, notes = sum(engine.traces.values()), []
@@ -127,6 +136,12 @@ def run(problem, algorithm=None, *, key=0, refine=True, max_calls=None, max_time
     return _result(problem, algorithm, engine, ledger, state, status, key, notes, n_traced, refined)
 
 
+def _settled(algorithm, problem):
+    """Fill in what depends on the problem: the schedule follows the path alone, so that equal seeds give equal runs."""
+    cost = algorithm.cost or ("cheap" if problem.traceable else "expensive")
+    return dataclasses.replace(algorithm, cost=cost, precision=algorithm.precision or COSTS[cost])
+
+
 def _refine(key, rng, problem, settings, state, ledger, max_calls, max_time):
     """Refine a converged run; returns the result's fields, or None if no calls are left for it."""
     start, before, n_nested = time.perf_counter(), dict(ledger.seconds), ledger.n_calls
@@ -139,7 +154,8 @@ def _refine(key, rng, problem, settings, state, ledger, max_calls, max_time):
     def expired():
         return max_time is not None and ledger.elapsed() >= max_time
 
-    budget = n_nested if max_calls is None else min(n_nested, int(max_calls) - n_nested)
+    budget = max(n_nested, refinement.LEAST_BUDGET)
+    budget = budget if max_calls is None else min(budget, int(max_calls) - n_nested)
     found = None if expired() else refinement.refine(key, rng, settings, tools, ledger.points(state), budget, spent, expired)
     ledger.seconds = {**before, "refine": time.perf_counter() - start}
     if found is None:

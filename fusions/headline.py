@@ -6,6 +6,7 @@ import numpy as np
 
 TRUSTED_KHAT = 0.7  # Vehtari et al. 2024, arXiv:1507.02646
 LEAST_ESS = 200  # of the draws
+GOOD_SHARE = 0.5  # effective fraction of draws above which no draw has much weight, whatever k-hat says
 SIGMAS = 3
 
 
@@ -47,7 +48,7 @@ def choose(volumes, refined):
         return Headline("volumes", *volumes, "nested-sampling volumes; there was no refine phase", ())
     (logZ, err), (gap, gap_err), (last, last_err) = refined["importance"], refined["coverage"], refined["rounds"][-1][:2]
     faults = []
-    if refined["khat"] > TRUSTED_KHAT or refined["ess"] < LEAST_ESS:
+    if (refined["khat"] > TRUSTED_KHAT and refined["ess"] < GOOD_SHARE * refined["n_draws"]) or refined["ess"] < LEAST_ESS:
         faults.append(
             f"few draws carry the importance estimate (Pareto k-hat {refined['khat']:.2f}, ESS {refined['ess']:,.0f}): the flows miss a part "
             "of the posterior. Run again with twice the live points, or give the refine phase more rounds."

@@ -54,7 +54,7 @@ def model(tmp_path):
 
 
 def run(*words):
-    return cli.main(["run", *map(str, words), "--n-live", "50", "--quiet"])
+    return cli.main(["run", *map(str, words), "--n-live", "50", "--quiet", "--no-refine"])
 
 
 def test_run_summary_and_plot(model, tmp_path, capsys):

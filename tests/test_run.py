@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*plateau:UserWarning", "ignore:
 
 
 def run(problem, algorithm=SLICE, **options):
-    return fusions.run(problem, algorithm, **{"key": 0, "progress": False, **options})
+    return fusions.run(problem, algorithm, **{"key": 0, "progress": False, "refine": False, **options})
 
 
 def assert_right(result, exact, errors=5):

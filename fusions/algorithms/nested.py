@@ -27,12 +27,14 @@ class Nested:
     kernel : settings of the kernel that makes replacements.
     kill : share of the live points replaced per level.
     precision : stop when the live points' volume, at their highest likelihood, holds less than this share of the evidence.
+    cost : "cheap" for long walks and accurate volumes, "expensive" for few likelihood calls.
     """
 
     n_live: int
     kernel: Any
     kill: float
-    precision: float
+    precision: float | None
+    cost: str | None
 
 
 class NestedState(NamedTuple):
@@ -84,9 +86,9 @@ def batch_size(settings):
     return deaths, int(np.ceil(deaths / 2 + 1.2 * np.sqrt(deaths)))
 
 
-def least_effort(n_live):
-    """Return the smallest factor on the length of walks: a flow trained on few points is bad, so its walks are longer."""
-    return min(max((FULL_POPULATION / n_live) ** 1.5, 1.0), MAX_EFFORT)
+def least_effort(settings):
+    """Return the smallest factor on the length of walks: a flow trained on few points is bad, so its walks are longer if calls are cheap."""
+    return min(max((FULL_POPULATION / settings.n_live) ** 1.5, 1.0), MAX_EFFORT) if settings.cost == "cheap" else 1.0
 
 
 def half_slots(n, half):
@@ -186,7 +188,7 @@ def step(key, rng, state, settings, tune, walk):
         before.append(state.logL[parents])
         after.append(logL[slots])
     order = np.flatnonzero(dead)[np.argsort(state.logL[dead], kind="stable")]
-    memory, effort = steer(state, state.logL[~dead], np.concatenate(before), np.concatenate(after))
+    memory, effort = steer(state, settings, state.logL[~dead], np.concatenate(before), np.concatenate(after))
     uniforms = insertion_uniforms(rng, state.logL[~dead], logL[dead])
     level = Level(state.x[order], state.logL[order], state.birth[order], state.blobs[order], order, uniforms, threshold, n_unmoved, walks)
     birth = np.where(dead, threshold, state.birth)
@@ -196,7 +198,7 @@ def step(key, rng, state, settings, tune, walk):
     ), level
 
 
-def steer(state, survivors, parents, children):
+def steer(state, settings, survivors, parents, children):
     """Update the memory of walks and the effort that keeps it near its target.
 
     Replacements that remember their parents keep the live points' fluctuations alive, which inflates the scatter of ln Z by about
@@ -205,6 +207,7 @@ def steer(state, survivors, parents, children):
     Parameters
     ----------
     state : NestedState
+    settings : Nested
     survivors, parents, children : log L of the live points that stay, of those that walks started from, of where they ended.
 
     Returns
@@ -214,7 +217,7 @@ def steer(state, survivors, parents, children):
     ranks = [np.searchsorted(np.sort(survivors), logL, side="right") / len(survivors) - 0.5 for logL in (parents, children)]
     now = 12 * float(np.mean(ranks[0] * ranks[1]))
     memory = (1 - MEMORY_RATE) * state.memory + MEMORY_RATE * now
-    return memory, min(max(state.effort * np.exp(EFFORT_RATE * (memory - TARGET_MEMORY)), least_effort(len(state.x))), MAX_EFFORT)
+    return memory, min(max(state.effort * np.exp(EFFORT_RATE * (memory - TARGET_MEMORY)), least_effort(settings)), MAX_EFFORT)
 
 
 def _walkers(state, parents, chains):

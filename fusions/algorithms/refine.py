@@ -22,6 +22,7 @@ BRIDGE_ROWS = 2048  # posterior points per fold in the bridge
 HOLD_EVERY = 8
 BATCH = 1024
 PAIR = 2 * BATCH  # a batch from each flow
+LEAST_BUDGET = 10 * PAIR  # likelihood calls that a refine phase may spend after a short nested run
 ROUND_SHARE = 0.05  # of the budget, per adaptation round
 GOOD_SHARE = 0.5  # effective fraction of draws with which adaptation may end
 N_BOOTSTRAP = 64

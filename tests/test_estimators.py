@@ -1,0 +1,127 @@
+"""Importance and bridge estimates, Pareto k-hat, the bootstrap, and the choice of the headline."""
+
+import numpy as np
+import pytest
+from ledgers import gaussian_ball, nested_run
+from scipy import stats
+
+from fusions.estimators import bridge, importance, pareto_khat
+from fusions.evidence import Points, bootstrap, evaluate_ledger
+from fusions.headline import choose
+
+LOG_Z = 3.0
+
+
+def log_weights(rng, n, target, proposal):
+    """Draw from the proposal; return log weights against Z times the target."""
+    x = proposal.rvs(n, random_state=rng)
+    return LOG_Z + target.logpdf(x) - proposal.logpdf(x)
+
+
+def test_importance_is_unbiased_with_a_calibrated_error():
+    rng = np.random.default_rng(0)
+    found = [importance(log_weights(rng, 1000, stats.norm(), stats.norm(0.2, 1.3))) for _ in range(200)]
+    pull = np.array([(f.logZ - LOG_Z) / f.logZ_err for f in found])
+    assert abs(pull.mean()) < 3.5 / np.sqrt(200)
+    assert 0.85 < pull.std() < 1.15
+    assert 0.5 < np.mean([f.ess for f in found]) / 1000 < 1
+
+
+def test_equal_weights_have_no_error():
+    found = importance(np.full(100, 1.5))
+    assert found.logZ == pytest.approx(1.5)
+    assert found.logZ_err == 0
+    assert found.khat == -np.inf
+
+
+def test_weights_of_zero_likelihood():
+    half = np.concatenate([np.zeros(50), np.full(50, -np.inf)])
+    assert importance(half).logZ == pytest.approx(-np.log(2))
+    nothing = importance(np.full(50, -np.inf))
+    assert nothing.logZ == -np.inf
+    assert nothing.logZ_err == np.inf
+
+
+@pytest.mark.parametrize("k", [0.2, 0.5, 0.9])
+def test_khat_recovers_the_shape_of_a_pareto_tail(k):
+    rng = np.random.default_rng(1)
+    found = [pareto_khat(np.log(stats.genpareto(k).rvs(20_000, random_state=rng) + 1)) for _ in range(20)]
+    assert abs(np.mean(found) - k) < 0.08
+
+
+def test_bridge_is_right_where_importance_misses_a_tail():
+    """A proposal without the right half of the target's mass: importance loses it, the bridge to target points finds it."""
+    rng = np.random.default_rng(2)
+    target, proposal = stats.norm(), stats.truncnorm(-20, 0.0)
+    draws = log_weights(rng, 4000, target, proposal)
+    x = target.rvs(4000, random_state=rng)
+    logw = LOG_Z + target.logpdf(x) - proposal.logpdf(x)
+    assert importance(draws).logZ == pytest.approx(LOG_Z - np.log(2))
+    assert bridge(logw, np.ones(4000), draws) == pytest.approx(LOG_Z, abs=0.05)
+
+
+def test_bridge_scatter():
+    rng = np.random.default_rng(3)
+    target, proposal, found = stats.norm(), stats.norm(0.3, 1.2), []
+    for _ in range(100):
+        x = target.rvs(500, random_state=rng)
+        posterior = LOG_Z + target.logpdf(x) - proposal.logpdf(x)
+        found.append(bridge(posterior, np.ones(500), log_weights(rng, 500, target, proposal)) - LOG_Z)
+    assert abs(np.mean(found)) < 3.5 * np.std(found) / 10
+    assert np.std(found) < 0.03
+
+
+def threads(ledger):
+    """Return the slot of each point: that of the point whose death made room for it."""
+    slot = np.full(len(ledger.logL), -1)
+    first = np.isnan(ledger.logL_birth)
+    slot[first] = np.arange(first.sum())
+    dead = {logL: i for i, logL in enumerate(ledger.logL)}
+    for i in np.argsort(np.where(first, -np.inf, ledger.logL_birth)):
+        if not first[i]:
+            slot[i] = slot[dead[ledger.logL_birth[i]]]
+    return slot
+
+
+def test_bootstrap_has_the_scatter_of_independent_runs():
+    rng, means, errors = np.random.default_rng(4), [], []
+    for seed in range(40):
+        ledger = nested_run(gaussian_ball(), seed=seed)
+        slot = threads(ledger)
+        logw = evaluate_ledger(ledger.logL, ledger.logL_birth).logw
+        points = Points(np.zeros((len(slot), 1)), ledger.logL, ledger.logL_birth, slot, slot % 2, logw)
+        weights = np.array(list(bootstrap(rng, points, 40)))
+        np.testing.assert_allclose(weights.sum(axis=1), 1)
+        means.append(np.exp(logw) @ ledger.logL)
+        errors.append((weights @ ledger.logL).std(ddof=1))
+    assert np.mean(errors) == pytest.approx(np.std(means, ddof=1), rel=0.4)
+
+
+GOOD = {
+    "importance": (-1.0, 0.01), "bridge": (-1.0, 0.01), "coverage": (0.0, 0.01), "khat": 0.3, "ess": 1500.0, "n_draws": 2048,
+    "rounds": [[-1.1, 0.1, 0.3], [-1.01, 0.01, 0.7]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "words"),
+    [
+        ({}, "importance", None),
+        ({"khat": 0.9, "ess": 300.0}, "volumes", "few draws carry"),
+        ({"khat": 0.9}, "importance", None),
+        ({"ess": 100.0, "n_draws": 120}, "volumes", "few draws carry"),
+        ({"coverage": (0.05, 0.01)}, "volumes", "importance and bridge sampling differ by +0.050"),
+        ({"rounds": [[-1.2, 0.01, 0.7]]}, "volumes", "the last two rounds differ"),
+        ({"importance": (-2.0, 0.01), "rounds": [[-2.0, 0.01, 0.7]]}, "importance", "disagree: one of them lost"),
+    ],
+)
+def test_headline_follows_the_checks(change, name, words):
+    headline = choose((-1.05, 0.1), {**GOOD, **change})
+    assert headline.name == name
+    assert (headline.logZ, headline.logZ_err) == ({**GOOD, **change}["importance"] if name == "importance" else (-1.05, 0.1))
+    assert len(headline.warnings) == (words is not None)
+    assert words is None or words in headline.warnings[0]
+
+
+def test_headline_without_refinement_is_the_volumes():
+    assert choose((-1.05, 0.1), None)[:3] == ("volumes", -1.05, 0.1)

@@ -1,0 +1,158 @@
+"""The refine phase: its density is a density, and ln Z comes out right with a small error."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+
+import fusions
+from fusions import priors as pr
+from fusions.flows.matching import Training
+from fusions.flows.mixture import MixtureCNF, component_logprob, fit_components
+from fusions.types import Space
+
+SMALL = MixtureCNF(components=6, width=32, depth=2, training=Training(steps=60, rounds=6, batch=256, jitter=0.0))
+
+
+def space(periodic):
+    """Make a space; its prior does not matter here."""
+    return Space(len(periodic), periodic, lambda x: jnp.zeros(len(x)))
+
+
+@pytest.fixture(scope="module")
+def bimodal():
+    """Fit a flow on a line and an angle: two modes, one across the cut of the angle."""
+    flow = SMALL.build(space((False, True)))
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal([-2, 0.5], 0.3, (500, 2)), rng.normal([2, np.pi], 0.3, (500, 2))])
+    x[:, 1] = (x[:, 1] + np.pi) % (2 * np.pi) - np.pi
+    state, _ = jax.jit(flow.fit)(jax.random.key(0), flow.init(jax.random.key(1)), jnp.asarray(x, jnp.float32), jnp.ones(1000))
+    return flow, state
+
+
+def test_density_integrates_to_one(bimodal):
+    flow, state = bimodal
+    a, b = np.linspace(-6, 6, 241), np.linspace(-np.pi, np.pi, 180, endpoint=False)
+    grid = np.stack(np.meshgrid(a, b, indexing="ij"), -1).reshape(-1, 2).astype(np.float32)
+    q = np.exp(np.asarray(jax.jit(flow.logq)(state, grid), np.float64))
+    assert q.sum() * (a[1] - a[0]) * (b[1] - b[0]) == pytest.approx(1, abs=2e-3)
+
+
+def test_draws_know_their_density(bimodal):
+    flow, state = bimodal
+    x, logq = jax.jit(flow.sample, static_argnums=2)(jax.random.key(2), state, 500)
+    assert np.all(np.abs(x[:, 1]) <= np.pi)
+    np.testing.assert_allclose(logq, jax.jit(flow.logq)(state, x), atol=5e-3)
+    assert np.mean(np.asarray(x[:, 0]) > 0) == pytest.approx(0.5, abs=0.1)
+
+
+def test_density_follows_the_modes(bimodal):
+    flow, state = bimodal
+    at = jnp.array([[-2.0, 0.5], [2.0, 3.1], [2.0, -3.1], [0.0, 2.0]])
+    inside, across, other_side, between = np.asarray(flow.logq(state, at))
+    assert abs(across - other_side) < 0.7
+    assert inside > between + 3
+    assert across > between + 3
+
+
+def test_expectation_maximisation_finds_separate_modes():
+    rng = np.random.default_rng(1)
+    centres = np.array([[-3.0, 0], [3, 0], [0, 4]])
+    y = (centres[rng.integers(0, 3, 900)] + 0.1 * rng.normal(size=(900, 2))).astype(np.float32)
+    period = jnp.full(2, jnp.inf)
+    base = fit_components(jax.random.key(0), jnp.asarray(y), 4, period, (False, False))
+    logq = jax.nn.logsumexp(component_logprob(base, jnp.asarray(y), period, (False, False)), axis=1)
+    ideal = -np.log(3) - np.log(2 * np.pi * 0.01) - 1
+    assert float(logq.mean()) == pytest.approx(ideal, abs=0.1)
+
+
+@pytest.mark.parametrize("name", ["shells2", "linear_gaussian5"])
+def test_refined_evidence(name):
+    oracle = oracles.ORACLES[name]()
+    result = fusions.run(oracle.problem, fusions.nested(n_live=200, cost="expensive"), key=1, progress=False)
+    (logZ, err), (bridge, bridge_err) = result.refined["importance"], result.refined["bridge"]
+    assert err < 0.03
+    assert abs(logZ - oracle.logZ) < 4 * err
+    assert abs(bridge - oracle.logZ) < 5 * bridge_err
+    assert result.headline.name == "importance"
+    assert (result.logZ, result.logZ_err) == (logZ, err)
+    assert abs(result.evidence.logZ - oracle.logZ) < 5 * result.evidence.logZ_err
+    assert len(result.draws) == len(result.draws_logw) == result.refined["n_draws"]
+    again = fusions.run(oracle.problem, fusions.nested(n_live=200, cost="expensive"), key=1, progress=False)
+    assert again.logZ == logZ
+    assert again.n_compilations == 0
+
+
+def gaussian_on_host(p):
+    """A black box with a derived parameter."""
+    return -0.5 * float(p["x"] ** 2 + p["y"] ** 2) / 0.01, {"r": float(np.hypot(p["x"], p["y"]))}
+
+
+BOX = pr.Prior(x=pr.uniform(-1, 1), y=pr.uniform(-1, 1))
+EXACT = np.log(2 * np.pi * 0.01 / 4)
+FEW = fusions.nested(n_live=60)
+
+
+def test_black_box_with_blobs_and_storage(tmp_path):
+    result = fusions.run(fusions.Problem(BOX, gaussian_on_host, blobs=("r",)), FEW, progress=False)
+    assert abs(result.logZ - EXACT) < 4 * result.logZ_err
+    assert result.logZ_err < 0.05
+    np.testing.assert_allclose(np.hypot(*result.draws[:, :2].T), result.draws[:, 2], rtol=1e-5)
+    result.save(tmp_path)
+    loaded = fusions.Result.load(tmp_path)
+    assert loaded.headline == result.headline
+    assert str(loaded) == str(result)
+    np.testing.assert_array_equal(loaded.draws, result.draws)
+    assert "importance" in str(result)
+    assert "covered mass" in str(result)
+
+
+def quadratic(p):
+    """A traced likelihood."""
+    return -0.5 * (p["x"] ** 2 + p["y"] ** 2) / 0.01
+
+
+def test_no_refinement_where_no_calls_are_left():
+    problem = fusions.Problem(BOX, quadratic)
+    plain = fusions.run(problem, FEW, progress=False, refine=False)
+    assert plain.refined is None
+    capped = fusions.run(problem, FEW, progress=False, max_calls=plain.n_calls + 1000)
+    assert capped.refined is None
+    assert capped.status.complete
+    assert capped.headline.name == "volumes"
+
+
+def test_call_limit_holds():
+    limit = 30_000
+    result = fusions.run(fusions.Problem(BOX, quadratic), FEW, progress=False, max_calls=limit)
+    assert result.refined is not None
+    assert result.n_calls <= limit
+
+
+def test_interrupted_refinement_keeps_the_nested_run(monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fusions.algorithms.refine.refine", interrupt)
+    result = fusions.run(fusions.Problem(BOX, quadratic), FEW, progress=False)
+    assert result.status.complete
+    assert any("interrupted" in note for note in result.info["warnings"])
+
+
+def test_wrong_option():
+    with pytest.raises(fusions.FusionsError, match="Type refine=True"):
+        fusions.run(fusions.Problem(BOX, quadratic), FEW, refine="yes")
+    with pytest.raises(fusions.FusionsError, match='Type cost="cheap"'):
+        fusions.nested(cost="free")
+
+
+def test_lost_tail_is_not_hidden():
+    """Of a run far too short on a mixture with a distant narrow mode, the headline is right within errors or warns."""
+    oracle = oracles.ORACLES["rosenbrock4"]()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = fusions.run(oracle.problem, fusions.nested(n_live=30, cost="expensive"), key=3, progress=False)
+    assert abs(result.logZ - oracle.logZ) < 4 * result.logZ_err or result.headline.warnings
