@@ -1,6 +1,6 @@
 """Measure calibration: many seeds against exact evidences, row by row; rerun to resume.
 
-python docs/calibration.py run default|flow|slice|badflow|eprv3|calls [--seeds 20] [--only NAME ...]
+python docs/calibration.py run default|flow|slice|badflow|eprv3|calls|refined [--seeds 20] [--only NAME ...]
 python docs/calibration.py table        # writes docs/calibration.md from docs/results/calibration.jsonl
 """
 
@@ -34,6 +34,10 @@ CONFIGS = {
     "eprv3": (tuple(f"eprv3_set{i}_planets{n}" for n in (0, 1) for i in (1, 2, 3, 4)), 5, {"n_live": 800}),
     "calls": (("rosenbrock4", "shells5", "gauss_corr10", "rosenbrock10"), 3, {"n_live": 1000}),
 }
+REFINED = {
+    "rosenbrock2": 250, "rosenbrock4": 400, "shells2": 250, "eggbox": 400, "rv_a6": 400, "mixture10": 500, "shells10": 500, "loggamma10": 400,
+    **{f"eprv3_set{i}_planets1": 500 for i in (1, 2, 3, 4)},
+}  # fmt: skip
 HEAD = "| problem | seeds | exact | mean ln Z | rms error | mean claimed | mean pull | sd pull | worst | calls | s | gate |"
 TITLES = {
     "default": "Default settings (n_live = 500)",
@@ -43,11 +47,15 @@ TITLES = {
     "eprv3": "EPRV3 challenge, narrow period priors (n_live = 800)",
     "calls": "Likelihood calls at n_live = 1000",
 }
+REFINED_HEAD = "| problem | n_live | seeds | rms volumes | importance: rms, claimed, pull | bridge: rms, pull | headline: rms, pull | warned | calls | s |"
 
 
 def oracle(name):
-    """Look an oracle up; `rosenbrock10` is outside of the table of quick problems."""
-    return oracles.rosenbrock(10) if name == "rosenbrock10" else oracles.ORACLES[name]()
+    """Look an oracle up, in the table of quick problems or as a family's name with the dimension behind it."""
+    if name in oracles.ORACLES:
+        return oracles.ORACLES[name]()
+    family = name.rstrip("0123456789")
+    return getattr(oracles, family)(int(name.removeprefix(family)))
 
 
 def load():
@@ -57,7 +65,8 @@ def load():
 
 def run(config, seeds, only, first):
     """Measure seed by seed, problem by problem, so that an interrupted campaign is balanced."""
-    names, default_seeds, options = CONFIGS[config]
+    refined = config == "refined"
+    names, default_seeds, options = (tuple(REFINED), 5, {"cost": "expensive"}) if refined else CONFIGS[config]
     names = only or names
     problems = {name: oracle(name) for name in names}
     for seed in range(first, first + (seeds or default_seeds)):
@@ -65,13 +74,18 @@ def run(config, seeds, only, first):
             if any((r["config"], r["problem"], r["seed"]) == (config, name, seed) for r in load()):
                 continue
             start = time.perf_counter()
-            result = fusions.run(problems[name].problem, fusions.nested(**options), key=seed, progress=False)
+            algorithm = fusions.nested(**options, n_live=REFINED[name]) if refined else fusions.nested(**options)
+            result = fusions.run(problems[name].problem, algorithm, key=seed, refine=refined, progress=False)
             row = {
                 "config": config, "problem": name, "seed": seed, "exact": problems[name].logZ, "logZ": result.logZ,
                 "err": result.logZ_err, "n_calls": result.n_calls, "insertion_p": result.insertion_pvalue,
                 "status": result.status.name, "version": fusions.__version__,
                 "seconds": round(time.perf_counter() - start, 1), "date": time.strftime("%Y-%m-%d"),
             }  # fmt: skip
+            if refined:
+                row |= {key: (result.refined or {}).get(key) for key in ("importance", "bridge", "coverage", "ess", "khat", "n_draws")}
+                volumes = result.evidence.logZ, result.evidence.logZ_err
+                row |= {"n_live": REFINED[name], "volumes": volumes, "headline": result.headline.name, "warnings": len(result.headline.warnings)}
             ROWS.parent.mkdir(exist_ok=True)
             with ROWS.open("a") as file:
                 file.write(json.dumps(row) + "\n")
@@ -116,14 +130,41 @@ def table():
         pulls = np.concatenate(pulls)
         lines += ["", f"Pooled over {len(pulls)} runs: mean pull {pulls.mean():+.3f} (limit {3 / np.sqrt(len(pulls)):.3f}), rms pull "
                   f"{np.sqrt(np.mean(pulls**2)):.3f}.", ""]  # fmt: skip
+    lines += refined_table([r for r in rows if r["config"] == "refined"])
     (HERE / "calibration.md").write_text("\n".join(lines) + "\n")
+
+
+def refined_table(rows):
+    """Tabulate the three estimates of runs with a refine phase."""
+    lines = [
+        "## With the refine phase", "",
+        'Settings: `nested(n_live=..., cost="expensive")`, calls and seconds of nested run and refine phase together. pull: mean and standard',
+        "deviation; warned: runs whose headline carries a warning.", "", REFINED_HEAD, "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]  # fmt: skip
+    for name in dict.fromkeys(r["problem"] for r in rows):
+        mine = [r for r in rows if r["problem"] == name and r["importance"]]
+        exact = mine[0]["exact"]
+
+        def figures(pairs, exact=exact):
+            z, err = np.array(pairs).T
+            pull = (z - exact) / err
+            return np.sqrt(np.mean((z - exact) ** 2)), err.mean(), pull.mean(), pull.std(ddof=1) if len(pull) > 1 else np.nan
+
+        volumes, imp, bri = (figures([r[key] for r in mine]) for key in ("volumes", "importance", "bridge"))
+        head = figures([(r["logZ"], r["err"]) for r in mine])
+        lines.append(
+            f"| {name} | {mine[0]['n_live']} | {len(mine)} | {volumes[0]:.3f} | {imp[0]:.4f}, {imp[1]:.4f}, {imp[2]:+.1f} +- {imp[3]:.1f} | "
+            f"{bri[0]:.4f}, {bri[2]:+.1f} +- {bri[3]:.1f} | {head[0]:.4f}, {head[2]:+.1f} +- {head[3]:.1f} | "
+            f"{sum(r['warnings'] > 0 for r in mine)} | {np.mean([r['n_calls'] for r in mine]):,.0f} | {np.median([r['seconds'] for r in mine]):.0f} |"
+        )
+    return [*lines, ""] if rows else []
 
 
 def main():
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=["run", "table"], nargs="?", default="table")
-    parser.add_argument("config", choices=list(CONFIGS), nargs="?", default="default")
+    parser.add_argument("config", choices=[*CONFIGS, "refined"], nargs="?", default="default")
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--first", type=int, default=0, help="first seed")
     parser.add_argument("--only", nargs="*")

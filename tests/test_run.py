@@ -21,8 +21,8 @@ from fusions.errors import LikelihoodError, OptionError, ProblemError, Status
 from fusions.flows.cnf import CNF
 
 SMALL_FLOW = kernels.FlowKernel(n_moves=1, flow=CNF(width=8, depth=1, ode_steps=1))
-CYCLE = fusions.nested(n_live=60, kernel=kernels.Cycle((SMALL_FLOW, kernels.HitAndRun())), kill=0.5)
-SLICE = fusions.nested(n_live=40, kernel=kernels.HitAndRun(), kill=0.5, precision=0.01)
+CYCLE = fusions.nested(n_live=60, kernel=kernels.Cycle((SMALL_FLOW, kernels.HitAndRun())), kill=0.5, cost="cheap", precision=1e-2)
+SLICE = fusions.nested(n_live=40, kernel=kernels.HitAndRun(), kill=0.5, precision=0.01, cost="cheap")
 SQUARE = fusions.Prior(x=pr.uniform(0, 1), y=pr.uniform(0, 1))
 X64 = functools.partial(jax.enable_x64, True)  # noqa: FBT003
 LINE = fusions.Prior(x=pr.uniform(0, 1))
@@ -465,7 +465,7 @@ def test_no_finite_likelihood_in_the_prior(box):
         ({"kill": 0}, "Expected 0 < kill <= 0.5"),
         ({"kill": "a"}, "Expected 0 < kill <= 0.5"),
         ({"precision": 2}, "Expected 0 < precision < 1"),
-        ({"precision": None}, "Expected 0 < precision < 1"),
+        ({"cost": "free"}, 'Expected cost to be "cheap", "expensive" or None'),
         ({"kernel": "flow"}, "Expected kernel settings"),
         ({"kernel": kernels.FlowKernel}, "Expected kernel settings"),
     ],

@@ -26,6 +26,8 @@ LEAST_BUDGET = 10 * PAIR  # likelihood calls that a refine phase may spend after
 ROUND_SHARE = 0.05  # of the budget, per adaptation round
 GOOD_SHARE = 0.5  # effective fraction of draws with which adaptation may end
 N_BOOTSTRAP = 64
+BROAD_SHARE = 0.15  # of the training set, from contours before the posterior's
+BROAD_INFORMATION = 0.3  # their information, relative to that of the posterior
 PATIENCE = 5  # rounds without a better effective fraction before adaptation ends
 
 
@@ -166,7 +168,9 @@ def _train(key, rng, tools, states, points, rounds):
     """Fit each flow to its fold: nested-sampling points and every second draw of the rounds, each set counting by its effective size."""
     out = []
     for fold, k in enumerate(jax.random.split(key)):
-        x, logw = [points.x[points.fold == fold]], [_shared(points.logw[points.fold == fold])]
+        mine = points.fold == fold
+        x, logw = [points.x[mine], points.x[mine]], [_shared(points.logw[mine]), _shared(tempered(points)[mine])]
+        logw[1] += np.log(BROAD_SHARE / (1 - BROAD_SHARE)) + logsumexp(logw[0]) - logsumexp(logw[1])
         for r in rounds:
             mine = np.arange(len(r.logw)) % 4 // 2 == fold
             x.append(r.x[mine])
@@ -174,6 +178,29 @@ def _train(key, rng, tools, states, points, rounds):
         x, logw = np.concatenate(x), np.concatenate(logw)
         out.append(tools.fit(k, states[fold], *_training_rows(rng, x, logw)))
     return out
+
+
+def tempered(points):
+    """Return the log weights (N,) of prior x L^beta, with the beta whose information is `BROAD_INFORMATION` of the posterior's.
+
+    Regions that live points lost on their way to the posterior are still among the points of earlier contours.
+    """
+    finite = np.isfinite(points.logw)
+    logL = np.where(finite, points.logL, 0.0)
+    logmass = points.logw - logL
+
+    def information(beta):
+        logw = np.where(finite, logmass + beta * logL, -np.inf)
+        logw -= logsumexp(logw)
+        p = np.exp(logw)
+        base = np.where(finite, logmass, -np.inf)
+        return float(np.sum(p * np.where(p > 0, logw - base + logsumexp(base), 0.0))), logw
+
+    low, high, whole = 0.0, 1.0, information(1.0)[0]
+    for _ in range(40):
+        beta = 0.5 * (low + high)
+        low, high = (beta, high) if information(beta)[0] < BROAD_INFORMATION * whole else (low, beta)
+    return information(beta)[1]
 
 
 def _shared(logw):
