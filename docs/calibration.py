@@ -35,7 +35,8 @@ CONFIGS = {
     "calls": (("rosenbrock4", "shells5", "gauss_corr10", "rosenbrock10"), 3, {"n_live": 1000}),
 }
 REFINED = {
-    "rosenbrock2": 250, "rosenbrock4": 400, "shells2": 250, "eggbox": 400, "rv_a6": 400, "mixture10": 500, "shells10": 500, "loggamma10": 400,
+    "rosenbrock2": 250, "rosenbrock4": 400, "shells2": 250, "eggbox": 400, "rv_a6": 400, "mixture10": 500, "shells10": 500,
+    "loggamma10": 400,
     **{f"eprv3_set{i}_planets1": 500 for i in (1, 2, 3, 4)},
 }  # fmt: skip
 HEAD = "| problem | seeds | exact | mean ln Z | rms error | mean claimed | mean pull | sd pull | worst | calls | s | gate |"
@@ -85,7 +86,12 @@ def run(config, seeds, only, first):
             if refined:
                 row |= {key: (result.refined or {}).get(key) for key in ("importance", "bridge", "coverage", "ess", "khat", "n_draws")}
                 volumes = result.evidence.logZ, result.evidence.logZ_err
-                row |= {"n_live": REFINED[name], "volumes": volumes, "headline": result.headline.name, "warnings": len(result.headline.warnings)}
+                row |= {
+                    "n_live": REFINED[name],
+                    "volumes": volumes,
+                    "headline": result.headline.name,
+                    "warnings": len(result.headline.warnings),
+                }
             ROWS.parent.mkdir(exist_ok=True)
             with ROWS.open("a") as file:
                 file.write(json.dumps(row) + "\n")
@@ -138,8 +144,8 @@ def refined_table(rows):
     """Tabulate the three estimates of runs with a refine phase."""
     lines = [
         "## With the refine phase", "",
-        'Settings: `nested(n_live=..., cost="expensive")`, calls and seconds of nested run and refine phase together. pull: mean and standard',
-        "deviation; warned: runs whose headline carries a warning.", "", REFINED_HEAD, "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        'Settings: `nested(n_live=..., cost="expensive")`, calls and seconds of nested run and refine phase together. pull: mean and',
+        "standard deviation; warned: runs whose headline carries a warning.", "", REFINED_HEAD, "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]  # fmt: skip
     for name in dict.fromkeys(r["problem"] for r in rows):
         mine = [r for r in rows if r["problem"] == name and r["importance"]]
@@ -152,11 +158,13 @@ def refined_table(rows):
 
         volumes, imp, bri = (figures([r[key] for r in mine]) for key in ("volumes", "importance", "bridge"))
         head = figures([(r["logZ"], r["err"]) for r in mine])
-        lines.append(
-            f"| {name} | {mine[0]['n_live']} | {len(mine)} | {volumes[0]:.3f} | {imp[0]:.4f}, {imp[1]:.4f}, {imp[2]:+.1f} +- {imp[3]:.1f} | "
-            f"{bri[0]:.4f}, {bri[2]:+.1f} +- {bri[3]:.1f} | {head[0]:.4f}, {head[2]:+.1f} +- {head[3]:.1f} | "
-            f"{sum(r['warnings'] > 0 for r in mine)} | {np.mean([r['n_calls'] for r in mine]):,.0f} | {np.median([r['seconds'] for r in mine]):.0f} |"
-        )
+        calls, seconds = np.mean([r["n_calls"] for r in mine]), np.median([r["seconds"] for r in mine])
+        cells = [
+            name, mine[0]["n_live"], len(mine), f"{volumes[0]:.3f}", f"{imp[0]:.4f}, {imp[1]:.4f}, {imp[2]:+.1f} +- {imp[3]:.1f}",
+            *(f"{f[0]:.4f}, {f[2]:+.1f} +- {f[3]:.1f}" for f in (bri, head)),
+            sum(r["warnings"] > 0 for r in mine), f"{calls:,.0f}", f"{seconds:.0f}",
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
     return [*lines, ""] if rows else []
 
 

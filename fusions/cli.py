@@ -29,7 +29,13 @@ def _run(args):
     import fusions
 
     algorithm = fusions.nested(n_live=args.n_live)
-    options = {"key": args.seed, "max_calls": args.max_calls, "max_time": args.max_time, "progress": not args.quiet, "refine": not args.no_refine}
+    options = {
+        "key": args.seed,
+        "max_calls": args.max_calls,
+        "max_time": args.max_time,
+        "progress": not args.quiet,
+        "refine": not args.no_refine,
+    }
     try:
         result = fusions.run(load_problem(args.problem), algorithm, **options)
     except LikelihoodError as error:

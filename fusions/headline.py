@@ -50,8 +50,8 @@ def choose(volumes, refined):
     faults = []
     if (refined["khat"] > TRUSTED_KHAT and refined["ess"] < GOOD_SHARE * refined["n_draws"]) or refined["ess"] < LEAST_ESS:
         faults.append(
-            f"few draws carry the importance estimate (Pareto k-hat {refined['khat']:.2f}, ESS {refined['ess']:,.0f}): the flows miss a part "
-            "of the posterior. Run again with twice the live points, or give the refine phase more rounds."
+            f"few draws carry the importance estimate (Pareto k-hat {refined['khat']:.2f}, ESS {refined['ess']:,.0f}): the flows miss a "
+            "part of the posterior. Run again with twice the live points, or give the refine phase more rounds."
         )
     if abs(gap) > SIGMAS * gap_err:
         faults.append(
@@ -59,12 +59,14 @@ def choose(volumes, refined):
             "region. Run again with twice the live points."
         )
     if abs(logZ - last) > SIGMAS * np.hypot(err, last_err):
-        faults.append(f"the last two rounds differ ({last:.3f} +- {last_err:.3f}, then {logZ:.3f} +- {err:.3f}): give the refine phase more rounds.")
+        faults.append(
+            f"the last two rounds differ ({last:.3f} +- {last_err:.3f}, then {logZ:.3f} +- {err:.3f}): give the refine phase more rounds."
+        )
     if faults:
         return Headline("volumes", *volumes, "nested-sampling volumes, because a check of importance sampling failed", tuple(faults))
     if abs(logZ - volumes[0]) > SIGMAS * np.hypot(err, volumes[1]):
         faults.append(
-            f"importance sampling ({logZ:.3f} +- {err:.3f}) and volumes ({volumes[0]:.2f} +- {volumes[1]:.2f}) disagree: one of them lost or "
-            "never found a part of the posterior. Run again with another seed and twice the live points."
+            f"importance sampling ({logZ:.3f} +- {err:.3f}) and volumes ({volumes[0]:.2f} +- {volumes[1]:.2f}) disagree: one of them lost "
+            "or never found a part of the posterior. Run again with another seed and twice the live points."
         )
     return Headline("importance", logZ, err, "importance sampling: its weights, rounds and coverage passed their checks", tuple(faults))

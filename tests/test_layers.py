@@ -57,7 +57,8 @@ ALLOWED = {
     "engine": {"algorithms.refine", "evaluate", "kernels.drive", "types"},
     "begin": {"algorithms.nested", "errors", "evaluate", "evidence"},
     "driver": {
-        "algorithms.nested", "algorithms.refine", "algorithms", "begin", "engine", "errors", "evaluate", "kernels", "ledger", "problem", "progress", "result", "types",
+        "algorithms", "algorithms.nested", "algorithms.refine", "begin", "engine", "errors", "evaluate", "kernels", "ledger", "problem",
+        "progress", "result", "types",
     },
     "plot": {"errors", "result", "table"},
     "cli": {PACKAGE, "driver", "errors", "plot", "result"},

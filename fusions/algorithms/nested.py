@@ -67,7 +67,7 @@ class NestedState(NamedTuple):
 
 
 class Level(NamedTuple):
-    """What one level did: the dead in order of log L and their slots, the insertion ranks as uniforms, the contour, unmoved chains, the walks."""
+    """What one level did: the dead in order of log L and their slots, ranks as uniforms, the contour, unmoved chains, the walks."""
 
     dead_x: np.ndarray
     dead_logL: np.ndarray
@@ -87,7 +87,7 @@ def batch_size(settings):
 
 
 def least_effort(settings):
-    """Return the smallest factor on the length of walks: a flow trained on few points is bad, so its walks are longer if calls are cheap."""
+    """Return the smallest factor on the length of walks: few points make a bad flow, so walks are longer then if calls are cheap."""
     return min(max((FULL_POPULATION / settings.n_live) ** 1.5, 1.0), MAX_EFFORT) if settings.cost == "cheap" else 1.0
 
 

@@ -126,9 +126,7 @@ class MixtureCNF:
     width: int = 128
     depth: int = 3
     ode_steps: int = 4
-    training: matching.Training = matching.Training(
-        steps=100, rounds=15, patience=2, batch=256, learning_rate=2e-3, ema=0.98, jitter=0.0
-    )
+    training: matching.Training = matching.Training(steps=100, rounds=15, patience=2, batch=256, learning_rate=2e-3, ema=0.98, jitter=0.0)
 
     def build(self, space) -> MixtureFlow:
         """Make the flow's functions for a `Space`."""
@@ -152,7 +150,9 @@ class MixtureCNF:
             params = first_params(key, net, space)
             scale = jnp.diag(jnp.where(circle, jnp.pi, 1.0).astype(dtype))
             k = self.components
-            base = Components(jnp.full(k, -jnp.log(k), dtype), jnp.zeros((k, space.dim), dtype), jnp.tile(jnp.eye(space.dim, dtype=dtype), (k, 1, 1)))
+            base = Components(
+                jnp.full(k, -jnp.log(k), dtype), jnp.zeros((k, space.dim), dtype), jnp.tile(jnp.eye(space.dim, dtype=dtype), (k, 1, 1))
+            )
             opt_state = matching.optimiser(self.training).init(params)
             return MixtureState(params, params, opt_state, jnp.zeros(space.dim, dtype), scale, base)
 
