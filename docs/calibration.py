@@ -48,7 +48,10 @@ TITLES = {
     "eprv3": "EPRV3 challenge, narrow period priors (n_live = 800)",
     "calls": "Likelihood calls at n_live = 1000",
 }
-REFINED_HEAD = "| problem | n_live | seeds | rms volumes | importance: rms, claimed, pull | bridge: rms, pull | headline: rms, pull | warned | calls | s |"
+REFINED_COLUMNS = (
+    "problem", "n_live", "seeds", "rms volumes", "importance: rms, claimed, pull", "bridge: rms, pull", "headline: rms, pull", "warned",
+    "calls", "s",
+)  # fmt: skip
 
 
 def oracle(name):
@@ -145,7 +148,8 @@ def refined_table(rows):
     lines = [
         "## With the refine phase", "",
         'Settings: `nested(n_live=..., cost="expensive")`, calls and seconds of nested run and refine phase together. pull: mean and',
-        "standard deviation; warned: runs whose headline carries a warning.", "", REFINED_HEAD, "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "standard deviation; warned: runs whose headline carries a warning.", "",
+        f"| {' | '.join(REFINED_COLUMNS)} |", "|---" * len(REFINED_COLUMNS) + "|",
     ]  # fmt: skip
     for name in dict.fromkeys(r["problem"] for r in rows):
         mine = [r for r in rows if r["problem"] == name and r["importance"]]
