@@ -14,7 +14,7 @@ POOL = 4  # visited points kept per live point
 TARGET_MEMORY = 0.22  # rank correlation of parents and replacements
 MEMORY_RATE, EFFORT_RATE = 0.1, 0.5  # per level
 FULL_POPULATION = 1000  # live points at which walks have their nominal length; fewer train worse flows and get longer walks
-MAX_EFFORT = 10.0
+MAX_EFFORT = {"cheap": 10.0, "expensive": 2.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,7 @@ def batch_size(settings):
 
 def least_effort(settings):
     """Return the smallest factor on the length of walks: few points make a bad flow, so walks are longer then if calls are cheap."""
-    return min(max((FULL_POPULATION / settings.n_live) ** 1.5, 1.0), MAX_EFFORT) if settings.cost == "cheap" else 1.0
+    return min(max((FULL_POPULATION / settings.n_live) ** 1.5, 1.0), MAX_EFFORT["cheap"]) if settings.cost == "cheap" else 1.0
 
 
 def half_slots(n, half):
@@ -217,7 +217,7 @@ def steer(state, settings, survivors, parents, children):
     ranks = [np.searchsorted(np.sort(survivors), logL, side="right") / len(survivors) - 0.5 for logL in (parents, children)]
     now = 12 * float(np.mean(ranks[0] * ranks[1]))
     memory = (1 - MEMORY_RATE) * state.memory + MEMORY_RATE * now
-    return memory, min(max(state.effort * np.exp(EFFORT_RATE * (memory - TARGET_MEMORY)), least_effort(settings)), MAX_EFFORT)
+    return memory, min(max(state.effort * np.exp(EFFORT_RATE * (memory - TARGET_MEMORY)), least_effort(settings)), MAX_EFFORT[settings.cost])
 
 
 def _walkers(state, parents, chains):

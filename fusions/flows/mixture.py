@@ -121,8 +121,8 @@ class MixtureCNF:
     """
 
     components: int = 24
-    wide_share: float = 0.1
-    wide_scale: float = 1.3
+    wide_share: float = 0.15
+    wide_scale: float = 1.5
     width: int = 128
     depth: int = 3
     ode_steps: int = 4
