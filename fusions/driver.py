@@ -164,7 +164,7 @@ def _refine(key, rng, problem, settings, state, ledger, max_calls, max_time):
     summary = {
         "importance": (found.importance.logZ, found.importance.logZ_err), "bridge": found.bridge, "coverage": found.coverage,
         "ess": found.importance.ess, "khat": found.importance.khat, "n_draws": len(found.draws.x), "n_calls": ledger.n_calls - n_nested,
-        "ode_error": found.ode_error, "rounds": found.rounds.tolist(),
+        "ode_error": found.ode_error, "rounds": found.rounds.tolist(), "settings": repr(settings),
     }  # fmt: skip
     return {"refined": summary, "draws": theta, "draws_logw": found.draws.logw}, sum(traces.values()) - n_traced
 

@@ -217,7 +217,8 @@ def steer(state, settings, survivors, parents, children):
     ranks = [np.searchsorted(np.sort(survivors), logL, side="right") / len(survivors) - 0.5 for logL in (parents, children)]
     now = 12 * float(np.mean(ranks[0] * ranks[1]))
     memory = (1 - MEMORY_RATE) * state.memory + MEMORY_RATE * now
-    return memory, min(max(state.effort * np.exp(EFFORT_RATE * (memory - TARGET_MEMORY)), least_effort(settings)), MAX_EFFORT[settings.cost])
+    effort = max(state.effort * np.exp(EFFORT_RATE * (memory - TARGET_MEMORY)), least_effort(settings))
+    return memory, min(effort, MAX_EFFORT[settings.cost])
 
 
 def _walkers(state, parents, chains):
