@@ -41,12 +41,12 @@ REFINED = {
 }  # fmt: skip
 HEAD = "| problem | seeds | exact | mean ln Z | rms error | mean claimed | mean pull | sd pull | worst | calls | s | gate |"
 TITLES = {
-    "default": "Default settings (n_live = 500)",
-    "flow": "Flow kernel alone (8 moves, n_live = 500)",
-    "slice": "Slice kernel alone (15 slices, n_live = 500)",
-    "badflow": "Default cycle with an untrained flow (n_live = 500)",
-    "eprv3": "EPRV3 challenge, narrow period priors (n_live = 800)",
-    "calls": "Likelihood calls at n_live = 1000",
+    "default": "Default settings (n_live = 500), nested run alone (refine=False)",
+    "flow": "Flow kernel alone (8 moves, n_live = 500), nested run alone",
+    "slice": "Slice kernel alone (15 slices, n_live = 500), nested run alone",
+    "badflow": "Default cycle with an untrained flow (n_live = 500), nested run alone",
+    "eprv3": "EPRV3 challenge, narrow period priors (n_live = 800), nested run alone",
+    "calls": "Likelihood calls at n_live = 1000, nested run alone",
 }
 REFINED_COLUMNS = (
     "problem", "n_live", "seeds", "rms volumes", "importance: rms, claimed, pull", "bridge: rms, pull", "headline: rms, pull", "warned",
