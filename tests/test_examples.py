@@ -1,5 +1,6 @@
 """Every example runs with few live points and gives its exact evidence within its error."""
 
+import functools
 import importlib
 import json
 import sys
@@ -7,11 +8,19 @@ from pathlib import Path
 
 import pytest
 
+import fusions
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 sys.path.append(str(EXAMPLES))
 
 N_LIVE = 100
 LONGEST = 60  # lines of an example
+
+
+@pytest.fixture
+def nested_alone(monkeypatch):
+    """Leave the refine phase out, which takes longest where few live points are tried."""
+    monkeypatch.setattr(fusions, "run", functools.partial(fusions.run, refine=False))
 
 
 def assert_right(result, exact):
@@ -32,6 +41,7 @@ def test_example(name, capsys):
     assert "exact" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("nested_alone")
 def test_black_box_example(capsys):
     module = importlib.import_module("black_box")
     assert not module.problem.traceable
@@ -41,6 +51,7 @@ def test_black_box_example(capsys):
     assert "exact" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("nested_alone")
 def test_custom_prior_example(capsys):
     module = importlib.import_module("custom_prior")
     dependent, joint = module.main(n_live=N_LIVE)
@@ -49,6 +60,7 @@ def test_custom_prior_example(capsys):
     assert "exact" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("nested_alone")
 def test_exoplanet_example(capsys):
     module = importlib.import_module("exoplanet_rv")
     results = module.main(n_live=500)  # ten modes in the period

@@ -44,7 +44,7 @@ class Refine:
     """
 
     error: float = 0.015
-    max_rounds: int = 20
+    max_rounds: int = 12
     max_draws: int = 32 * BATCH
     flow: Any = MixtureCNF()
 

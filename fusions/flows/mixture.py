@@ -14,7 +14,8 @@ from fusions.flows.cnf import coordinates, first_params
 from fusions.flows.path import base_logprob, wrap
 from fusions.flows.transport import transport
 
-EM_ITERATIONS = 30
+EM_ITERATIONS = 20
+EM_ROWS = 2048  # rows that the components are fitted to
 LOG_2PI = float(np.log(2 * np.pi))
 
 
@@ -161,7 +162,7 @@ class MixtureCNF:
             shift, scale = matching.whiten(x, weights, space.periodic)
             state = state._replace(shift=shift, scale=scale)
             period, y = period_of(state), whitened(state, x)
-            base = fit_components(k_base, y, self.components, period, space.periodic)
+            base = fit_components(k_base, y[:EM_ROWS], self.components, period, space.periodic)
 
             def from_component(key, z, y1, period):
                 k = jax.random.categorical(key, component_logprob(base, y1, period, space.periodic))
