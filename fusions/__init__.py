@@ -7,6 +7,7 @@ _EXPORTS = {
     "Prior": "fusions.priors",
     "run": "fusions.driver",
     "Refine": "fusions.algorithms.refine",
+    "attach": "fusions.again",
     "Result": "fusions.result",
     "merge": "fusions.result",
     "Status": "fusions.errors",

@@ -54,7 +54,7 @@ def begin(key, problem, settings, engine, ledger):
     )
     info = (engine.blank_info,) * 2
     state = nested.NestedState(
-        x[live], logL[live], np.full(n, np.nan), blobs[live], *pool, running, 0.0, nested.least_effort(settings), params, info
+        x[live], logL[live], np.full(n, np.nan), blobs[live], *pool, running, 0.0, nested.least_effort(settings, 1.0), params, info
     )
     return state, seconds_per_row, _suspicious(logL[finite])
 

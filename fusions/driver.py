@@ -9,13 +9,14 @@ from numbers import Integral, Real
 import jax
 import numpy as np
 
+from fusions.again import Source, flow_arrays
 from fusions.algorithms import nested
 from fusions.algorithms import refine as refinement
 from fusions.algorithms.refine import Refine
 from fusions.begin import begin
 from fusions.engine import make_engine, make_tools
 from fusions.errors import LikelihoodError, OptionError, ProblemError, Status
-from fusions.evaluate import evaluate_in_chunks, reject_invalid
+from fusions.evaluate import reject_invalid, theta_of
 from fusions.kernels import Cycle, FlowKernel, HitAndRun
 from fusions.ledger import Ledger
 from fusions.problem import Problem
@@ -25,7 +26,7 @@ from fusions.result import Result
 PACKAGES = ("fusions", "jax", "flax", "optax", "diffrax", "numpy")
 OPTIONS = ("n_live", "kernel", "kill", "precision", "cost")
 COSTS = {"cheap": 1e-2, "expensive": 1e-1}  # schedules and their precision
-ROWS = 1024  # points mapped to parameters at once
+POINTS_PER_DIM = 50  # effective posterior points per dimension that a refine phase starts from
 
 
 def default_kernel():
@@ -101,7 +102,7 @@ def run(problem, algorithm=None, *, key=0, refine=True, max_calls=None, max_time
     algorithm = nested_sampling() if algorithm is None else algorithm
     refine = Refine() if refine is True else refine
     _check_arguments(problem, algorithm, refine, max_calls, max_time, callback)
-    algorithm = _settled(algorithm, problem)
+    algorithm, enough = _settled(algorithm, problem, refine)
     key = _checked_number(key, Integral, lambda v: v >= 0, "key to be a non-negative integer seed", "key=0")
     engine, ledger, state = make_engine(problem, algorithm), Ledger(), None
     n_traced, notes = sum(engine.traces.values()), []
@@ -112,7 +113,7 @@ def run(problem, algorithm=None, *, key=0, refine=True, max_calls=None, max_time
         with Bar(shown=progress) as bar:
             bar.note(f"fusions: {problem.prior.dim} dimensions, {_path(problem)} likelihood, n_live = {algorithm.n_live}")
             rng, iteration = np.random.default_rng([key, 1]), 0
-            while (status := _stop(state, algorithm, ledger, max_calls, max_time)) is None:
+            while (status := _stop(state, algorithm, ledger, max_calls, max_time, enough)) is None:
                 state = _level(jax.random.fold_in(k_loop, iteration), rng, problem, state, algorithm, engine, ledger, rate)
                 iteration += 1
                 snapshot = _snapshot(iteration, state, ledger)
@@ -126,7 +127,7 @@ def run(problem, algorithm=None, *, key=0, refine=True, max_calls=None, max_time
     except KeyboardInterrupt:
         if state is None:
             raise
-        converged = _stop(state, algorithm, ledger, None, None) is Status.CONVERGED
+        converged = _stop(state, algorithm, ledger, None, None, enough) is Status.CONVERGED
         notes += ["The refine phase was interrupted; ln Z is that of the nested run."] * converged
         status = Status.CONVERGED if converged else Status.INTERRUPTED
     except LikelihoodError as error:
@@ -136,10 +137,17 @@ def run(problem, algorithm=None, *, key=0, refine=True, max_calls=None, max_time
     return _result(problem, algorithm, engine, ledger, state, status, key, notes, n_traced, refined)
 
 
-def _settled(algorithm, problem):
-    """Fill in what depends on the problem: the schedule follows the path alone, so that equal seeds give equal runs."""
+def _settled(algorithm, problem, refine):
+    """Fill in what depends on the problem: the schedule follows the path alone, so that equal seeds give equal runs.
+
+    Returns
+    -------
+    algorithm, effective posterior points at which the nested run may stop: the refine phase does the rest if calls are expensive.
+    """
     cost = algorithm.cost or ("cheap" if problem.traceable else "expensive")
-    return dataclasses.replace(algorithm, cost=cost, precision=algorithm.precision or COSTS[cost])
+    early = refine and cost == "expensive" and algorithm.precision is None
+    enough = POINTS_PER_DIM * problem.prior.dim if early else np.inf
+    return dataclasses.replace(algorithm, cost=cost, precision=algorithm.precision or COSTS[cost]), enough
 
 
 def _refine(key, rng, problem, settings, state, ledger, max_calls, max_time):
@@ -160,19 +168,14 @@ def _refine(key, rng, problem, settings, state, ledger, max_calls, max_time):
     ledger.seconds = {**before, "refine": time.perf_counter() - start}
     if found is None:
         return None
-    theta = _theta(problem, found.draws.x, found.draws.blobs)
+    theta = theta_of(problem, found.draws.x, found.draws.blobs)
     summary = {
         "importance": (found.importance.logZ, found.importance.logZ_err), "bridge": found.bridge, "coverage": found.coverage,
         "ess": found.importance.ess, "khat": found.importance.khat, "n_draws": len(found.draws.x), "n_calls": ledger.n_calls - n_nested,
         "ode_error": found.ode_error, "rounds": found.rounds.tolist(), "settings": repr(settings),
     }  # fmt: skip
-    return {"refined": summary, "draws": theta, "draws_logw": found.draws.logw}, sum(traces.values()) - n_traced
-
-
-def _theta(problem, x, blobs):
-    """Turn internal coordinates (n, d) into the columns of a result."""
-    theta = [rows for (rows,) in evaluate_in_chunks(lambda x: (problem.prior.theta_rows(x),), x, ROWS)]
-    return np.concatenate([np.concatenate(theta), blobs], axis=1)
+    again = {"flows": flow_arrays(found.flows), "source": Source(problem, settings, found.flows)}
+    return {"refined": summary, "draws": theta, "draws_logw": found.draws.logw, **again}, sum(traces.values()) - n_traced
 
 
 def _check_arguments(problem, algorithm, refine, max_calls, max_time, callback):
@@ -199,11 +202,11 @@ def _path(problem):
     return "traced" if problem.traceable else "hosted"
 
 
-def _stop(state, algorithm, ledger, max_calls, max_time):
-    """Return the status with which to stop now, or None."""
+def _stop(state, algorithm, ledger, max_calls, max_time, enough):
+    """Return the status with which to stop now, or None; `enough` effective posterior points are all that is wanted."""
     if state.logL.min() == state.logL.max():
         return Status.PLATEAU
-    if state.running.remaining(state.logL) < np.log(algorithm.precision):
+    if state.running.remaining(state.logL) < np.log(algorithm.precision) or state.running.effective(state.logL) >= enough:
         return Status.CONVERGED
     if max_calls is not None and ledger.n_calls >= max_calls:
         return Status.MAX_CALLS
@@ -252,12 +255,12 @@ def _level(key, rng, problem, state, algorithm, engine, ledger, rate):
 
 
 def _kernel_report(info):
-    """Average acceptance, held-out loss and scale of the first kernel that reports them."""
+    """Average acceptance, held-out loss, scale and worth of the first kernel that reports them."""
     reports = jax.tree.leaves(info, is_leaf=lambda leaf: hasattr(leaf, "accepted"))
     first = reports[:: max(len(reports) // 2, 1)]
     return {
         name: float(np.mean([getattr(r, field) for r in first]))
-        for name, field in (("acceptance", "accepted"), ("loss", "loss"), ("scale", "scale"))
+        for name, field in (("acceptance", "accepted"), ("loss", "loss"), ("scale", "scale"), ("worth", "worth"))
     }
 
 
@@ -282,7 +285,7 @@ def _result(problem, algorithm, engine, ledger, state, status, key, notes, n_tra
         names=problem.names,
         n_params=len(problem.prior.names),
         labels=dict(problem.labels),
-        theta=_theta(problem, x, blobs),
+        theta=theta_of(problem, x, blobs),
         logL=logL,
         logL_birth=logL_birth,
         n_live=len(state.logL),

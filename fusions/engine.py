@@ -11,6 +11,7 @@ import numpy as np
 
 from fusions.algorithms.refine import BATCH, Tools
 from fusions.evaluate import Evaluator, make_evaluator, reject_invalid
+from fusions.flows.base import sample
 from fusions.kernels import drive
 from fusions.types import Population, Walkers
 
@@ -78,8 +79,8 @@ def make_tools(problem, settings):
     def host(function):
         return lambda *args: np.asarray(function(*args), np.float64)
 
-    draw = counted("draw", lambda key, state: flow.sample(key, state, BATCH))
-    logq = host(counted("logq", flow.logq))
+    draw = counted("draw", lambda key, state: sample(flow, key, state, BATCH))
+    logq = host(counted("logq", lambda state, x: flow.pull(jax.random.key(0), state, x)[1]))
     logprior = host(jax.jit(space.logprior))
     fit = counted("refine", lambda key, state, x, weights: flow.fit(key, state, x, weights)[0])
 

@@ -9,6 +9,8 @@ import numpy as np
 
 from fusions.errors import LikelihoodError
 
+ROWS = 1024  # points mapped to parameters at once
+
 
 class Evaluator(NamedTuple):
     """The likelihood as samplers see it.
@@ -55,6 +57,12 @@ def evaluate_in_chunks(function, x, size):
         padded = np.concatenate([rows, np.repeat(rows[:1], size - len(rows), axis=0)])
         out.append(tuple(column[: len(rows)] for column in function(padded)))
     return out
+
+
+def theta_of(problem, x, blobs):
+    """Turn internal coordinates (n, d) and blobs (n, b) into the columns of a result."""
+    theta = [rows for (rows,) in evaluate_in_chunks(lambda x: (problem.prior.theta_rows(x),), x, ROWS)]
+    return np.concatenate([np.concatenate(theta), blobs], axis=1)
 
 
 def describe(problem, x):

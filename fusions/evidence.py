@@ -157,17 +157,27 @@ def bootstrap(rng, points, n):
 
 
 class Running(NamedTuple):
-    """Evidence so far, updated death by death with E[ln t] = -1/n."""
+    """Evidence so far, and the sum of squared weights, updated death by death with E[ln t] = -1/n."""
 
     logX: float = 0.0
     logZ: float = -np.inf
+    logZ_squared: float = -np.inf
 
     def kill(self, logL, n):
         """Add deaths at sorted log L (m,) out of n points alive."""
         logX = self.logX - np.cumsum(1.0 / (n - np.arange(len(logL))))
         before = np.concatenate([[self.logX], logX[:-1]])
         shells = before + np.log1p(-np.exp(logX - before))
-        return Running(float(logX[-1]), float(np.logaddexp(self.logZ, logsumexp(logL + shells))))
+        logw = logL + shells
+        return Running(
+            float(logX[-1]), float(np.logaddexp(self.logZ, logsumexp(logw))), float(np.logaddexp(self.logZ_squared, logsumexp(2 * logw)))
+        )
+
+    def effective(self, live_logL):
+        """Return the effective number of posterior points among the dead and the live."""
+        logw = self.logX - np.log(len(live_logL)) + live_logL
+        logZ, squared = np.logaddexp(self.logZ, logsumexp(logw)), np.logaddexp(self.logZ_squared, logsumexp(2 * logw))
+        return float(np.exp(2 * logZ - squared)) if np.isfinite(logZ) else 0.0
 
     def remaining(self, live_logL):
         """Return ln of the share of the evidence that the live points' volume could still hold, at their highest likelihood."""

@@ -6,7 +6,7 @@ import numpy as np
 
 TRUSTED_KHAT = 0.7  # Vehtari et al. 2024, arXiv:1507.02646
 LEAST_ESS = 200  # of the draws
-GOOD_SHARE = 0.5  # effective fraction of draws above which no draw has much weight, whatever k-hat says
+GOOD_SHARE = 0.4  # effective fraction of draws above which no draw has much weight, whatever k-hat says
 SIGMAS = 3
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from fusions.evidence import Points, evaluate_ledger
 
-TRACE = ("logL", "logX", "n_calls", "acceptance", "efficiency", "unmoved", "loss", "scale", "memory", "effort")
+TRACE = ("logL", "logX", "n_calls", "acceptance", "efficiency", "unmoved", "loss", "scale", "worth", "memory", "effort")
 
 
 class Ledger:

@@ -3,7 +3,9 @@
 import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -51,6 +53,8 @@ class Result:
         "ess", "khat", "n_draws", "n_calls", "ode_error", "rounds" (ln Z, error, effective fraction of each), "settings".
     draws, draws_logw : (n, m) points drawn from the final flows in the columns of `theta`, (n,) their log importance weights.
     constraint_logmass : ln of the prior fraction that a constraint allows, and its error.
+    flows : {str: array} parameters of the flows that the draws are from.
+    source : what `draw` and `extend` need beside them; None for a loaded result, see `fusions.attach`.
     info : JSON-able facts: "name", "seed", "path" ("traced" or "hosted"), "fingerprint", "warnings" (list
         of str), ...
     """
@@ -72,6 +76,8 @@ class Result:
     refined: dict | None = None
     draws: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
     draws_logw: np.ndarray = field(default_factory=lambda: np.empty(0))
+    flows: dict = field(default_factory=dict)
+    source: Any = None
     info: dict = field(default_factory=dict)
 
     def __post_init__(self):
@@ -122,9 +128,16 @@ class Result:
         return self.evidence.d_G
 
     @cached_property
+    def posterior(self):
+        """Weighted posterior points: theta (n, m) and log weights (n,), from the draws of the flows if these give the headline."""
+        if self.headline.name == "importance":
+            return self.draws, self.draws_logw - logsumexp(self.draws_logw)
+        return self.theta, self.evidence.logw
+
+    @cached_property
     def ess(self):
-        """Effective number of posterior samples (Kish); 0 without a point of finite log L."""
-        return effective_sample_size(self.evidence.logw) if np.isfinite(self.logZ) else 0.0
+        """Effective number of posterior points (Kish); 0 without a point of finite log L."""
+        return effective_sample_size(self.posterior[1]) if np.isfinite(self.logZ) else 0.0
 
     @cached_property
     def n_unique_live(self):
@@ -154,8 +167,9 @@ class Result:
         """Compute the posterior mean and standard deviation of each column, both (m,)."""
         if not np.isfinite(self.logZ):
             return np.full((2, len(self.names)), np.nan)
-        p = np.exp(self.evidence.logw)
-        theta, p = self.theta[p > 0], p[p > 0]
+        theta, logw = self.posterior
+        p = np.exp(logw)
+        theta, p = theta[p > 0], p[p > 0]
         mean = p @ theta
         return mean, np.sqrt(p @ (theta - mean) ** 2)
 
@@ -208,7 +222,69 @@ class Result:
         if n < 1:
             raise OptionError(f"Expected n >= 1 draws, got {n}; the effective sample size is {self.ess:.3g}.")
         rng = np.random.default_rng(key)
-        return self.theta[rng.permutation(systematic_resample(rng, self.evidence.logw, n))]
+        theta, logw = self.posterior
+        return theta[rng.permutation(systematic_resample(rng, logw, n))]
+
+    def draw(self, n, key=0):
+        """Draw fresh posterior points from the flows of the refine phase.
+
+        Costs n likelihood calls, rounded up to full batches, which `n_calls` does not count.
+
+        Parameters
+        ----------
+        n : number of draws.
+        key : seed; another one than in earlier calls gives independent draws.
+
+        Returns
+        -------
+        theta (n, m), log importance weights (n,), whose mean weight estimates Z.
+        """
+        if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
+            raise OptionError(f"Expected n to be a positive integer, got {n!r}. Type result.draw(1000).")
+        self._check_source()
+        return self.source.draw(int(n), key)[:2]
+
+    def extend(self, *, n_eff, key=1):
+        """Return a result with more draws from the frozen flows, until they have an effective size of about `n_eff`.
+
+        The number of draws is fixed beforehand from the effective fraction so far, so that stopping does not bias ln Z.
+
+        Parameters
+        ----------
+        n_eff : wanted effective number of draws; the error of ln Z is about sqrt((1 - share) / n_eff).
+        key : seed; use another one for each extension.
+        """
+        self._check_source()
+        return self.source.extend(self, n_eff, key)
+
+    def _check_source(self):
+        if self.source is None:
+            raise OptionError(
+                "This result can't draw: it has no flows, or was loaded from files. Run with refine=True, or type "
+                "result = fusions.attach(result, problem) first."
+            )
+
+    def reweight(self, log_ratio):
+        """Estimate the evidence of a changed prior or likelihood from the points of this run, without likelihood calls.
+
+        Parameters
+        ----------
+        log_ratio : function of {name: (n,)} -> (n,), ln of (new prior x new likelihood) / (old prior x old likelihood).
+
+        Returns
+        -------
+        Reweighted; trust it while its effective size is a good part of this result's.
+        """
+        theta, logw = self.posterior
+        ratio = np.asarray(log_ratio(dict(zip(self.names, theta.T, strict=True))), np.float64)
+        if ratio.shape != logw.shape or np.any(np.isnan(ratio)) or np.any(ratio == np.inf):
+            raise OptionError(f"Expected log_ratio to return {logw.shape} values that are not NaN or +inf, got shape {ratio.shape}.")
+        new = logw + ratio
+        if not np.any(np.isfinite(new)):
+            raise OptionError("Expected a changed model with a finite posterior at some point of this run; it is zero at all of them.")
+        p, gain = np.exp(logw - logsumexp(logw)), logsumexp(new) - logsumexp(logw)
+        spread = np.sqrt(np.sum((p * (np.exp(ratio - gain) - 1)) ** 2))
+        return Reweighted(self.logZ + gain, float(np.hypot(self.logZ_err, spread)), effective_sample_size(new), theta, new - logsumexp(new))
 
     def log_bayes_factor(self, other):
         """Compare two models of the same data.
@@ -236,6 +312,7 @@ class Result:
         Path of the manifest.
         """
         arrays = {f"level_trace/{k}": v for k, v in self.level_trace.items()}
+        arrays |= {f"flows/{k}": v for k, v in self.flows.items()}
         arrays |= {k: getattr(self, k) for k in ARRAYS}
         meta = {
             k: getattr(self, k)
@@ -258,12 +335,14 @@ class Result:
     def load(cls, directory):
         """Load what `save` wrote; a missing, foreign or damaged folder raises FileError."""
         arrays, meta = storage.read_run(directory)
-        prefix = "level_trace/"
-        trace = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
-        arrays = {k: v for k, v in arrays.items() if not k.startswith(prefix)}
+        groups = {
+            group: {k.removeprefix(f"{group}/"): v for k, v in arrays.items() if k.startswith(f"{group}/")}
+            for group in ("level_trace", "flows")
+        }
+        arrays = {k: v for k, v in arrays.items() if "/" not in k}
         fields = {k: v for k, v in meta.items() if k in cls.__dataclass_fields__}
         try:
-            return cls(**{**fields, **arrays, "level_trace": trace, "status": Status[meta["status"]]})
+            return cls(**{**fields, **arrays, **groups, "status": Status[meta["status"]]})
         except (KeyError, TypeError, OptionError) as error:
             raise FileError(
                 f"The run in {directory} lacks or contradicts a field ({error}). Restore it from a copy, or run again."
@@ -308,6 +387,16 @@ class Result:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.samples().to_csv(path)
         return path
+
+
+class Reweighted(NamedTuple):
+    """A changed model seen from the points of another: ln Z, its error, effective size, theta (n, m), normalised log weights (n,)."""
+
+    logZ: float
+    logZ_err: float
+    ess: float
+    theta: np.ndarray
+    logw: np.ndarray
 
 
 def merge(results):

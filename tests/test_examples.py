@@ -69,6 +69,7 @@ def test_exoplanet_example(capsys):
     assert "ln B" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("nested_alone")
 def test_demo_writes_results_figures_and_summary(tmp_path, capsys):
     demo = importlib.import_module("demo")
     results = demo.main(n_live=N_LIVE, folder=tmp_path)

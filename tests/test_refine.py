@@ -8,11 +8,15 @@ import pytest
 
 import fusions
 from fusions import priors as pr
+from fusions.errors import OptionError
+from fusions.flows.base import sample
 from fusions.flows.matching import Training
-from fusions.flows.mixture import MixtureCNF, component_logprob, fit_components
+from fusions.flows.mixture import Components, MixtureCNF, fit_components, turned_latents
 from fusions.types import Space
 
 SMALL = MixtureCNF(components=6, width=32, depth=2, training=Training(steps=60, rounds=6, batch=256, jitter=0.0))
+
+QUICK = fusions.Refine(error=0.03, flow=SMALL)
 
 
 def space(periodic):
@@ -35,22 +39,22 @@ def test_density_integrates_to_one(bimodal):
     flow, state = bimodal
     a, b = np.linspace(-6, 6, 241), np.linspace(-np.pi, np.pi, 180, endpoint=False)
     grid = np.stack(np.meshgrid(a, b, indexing="ij"), -1).reshape(-1, 2).astype(np.float32)
-    q = np.exp(np.asarray(jax.jit(flow.logq)(state, grid), np.float64))
+    q = np.exp(np.asarray(jax.jit(flow.pull)(jax.random.key(0), state, grid)[1], np.float64))
     assert q.sum() * (a[1] - a[0]) * (b[1] - b[0]) == pytest.approx(1, abs=2e-3)
 
 
 def test_draws_know_their_density(bimodal):
     flow, state = bimodal
-    x, logq = jax.jit(flow.sample, static_argnums=2)(jax.random.key(2), state, 500)
+    x, logq = sample(flow, jax.random.key(2), state, 500)
     assert np.all(np.abs(x[:, 1]) <= np.pi)
-    np.testing.assert_allclose(logq, jax.jit(flow.logq)(state, x), atol=5e-3)
+    np.testing.assert_allclose(logq, jax.jit(flow.pull)(jax.random.key(0), state, x)[1], atol=5e-3)
     assert np.mean(np.asarray(x[:, 0]) > 0) == pytest.approx(0.5, abs=0.1)
 
 
 def test_density_follows_the_modes(bimodal):
     flow, state = bimodal
     at = jnp.array([[-2.0, 0.5], [2.0, 3.1], [2.0, -3.1], [0.0, 2.0]])
-    inside, across, other_side, between = np.asarray(flow.logq(state, at))
+    inside, across, other_side, between = np.asarray(flow.pull(jax.random.key(0), state, at)[1])
     assert abs(across - other_side) < 0.7
     assert inside > between + 3
     assert across > between + 3
@@ -61,8 +65,9 @@ def test_expectation_maximisation_finds_separate_modes():
     centres = np.array([[-3.0, 0], [3, 0], [0, 4]])
     y = (centres[rng.integers(0, 3, 900)] + 0.1 * rng.normal(size=(900, 2))).astype(np.float32)
     period = jnp.full(2, jnp.inf)
-    base = fit_components(jax.random.key(0), jnp.asarray(y), 4, period, (False, False))
-    logq = jax.nn.logsumexp(component_logprob(base, jnp.asarray(y), period, (False, False)), axis=1)
+    known = Components(jnp.full(4, -jnp.log(4)), jnp.zeros((4, 2)), jnp.tile(jnp.eye(2), (4, 1, 1)))
+    base = fit_components(jax.random.key(0), jnp.asarray(y), known, period)
+    logq = jax.nn.logsumexp(turned_latents(base, jnp.asarray(y), period, (False, False))[1], axis=(1, 2))
     ideal = -np.log(3) - np.log(2 * np.pi * 0.01) - 1
     assert float(logq.mean()) == pytest.approx(ideal, abs=0.1)
 
@@ -147,3 +152,80 @@ def test_wrong_option():
         fusions.run(QUADRATIC, FEW, refine="yes")
     with pytest.raises(fusions.FusionsError, match='Type cost="cheap"'):
         fusions.nested(cost="free")
+
+
+@pytest.fixture(scope="module")
+def ball():
+    """Refine a small problem: unit normal prior on two axes, likelihood N(theta; 1, 0.5^2), with a derived parameter."""
+
+    def logL(theta):
+        delta = (theta["x"] - 1) ** 2 + (theta["y"] - 1) ** 2
+        return -2 * delta - jnp.log(jnp.pi / 2), {"r": jnp.sqrt(delta)}
+
+    problem = fusions.Problem(fusions.Prior(x=pr.normal(0, 1), y=pr.normal(0, 1)), logL, blobs=("r",))
+    return problem, fusions.run(problem, fusions.nested(n_live=100, cost="expensive"), key=3, refine=QUICK, progress=False)
+
+
+def exact_ball(sigma):
+    """Return ln Z for a likelihood of width sigma."""
+    return -np.log(2 * np.pi * (1 + sigma**2)) - 1 / (1 + sigma**2)
+
+
+def test_fresh_draws_estimate_the_evidence(ball):
+    _, result = ball
+    theta, logw = result.draw(3000, key=5)
+    assert theta.shape == (3000, 3)
+    w = np.exp(logw - logw.max())
+    logZ, err = np.log(w.mean()) + logw.max(), w.std() / w.mean() / np.sqrt(3000)
+    assert abs(logZ - exact_ball(0.5)) < 4 * err
+    np.testing.assert_allclose(theta[:, 2], np.hypot(theta[:, 0] - 1, theta[:, 1] - 1), rtol=1e-4, atol=1e-5)
+    assert not np.array_equal(result.draw(100, key=6)[0], result.draw(100, key=7)[0])
+
+
+def test_extension_shrinks_the_error(ball):
+    _, result = ball
+    more = result.extend(n_eff=4 * result.refined["ess"], key=9)
+    assert more.refined["ess"] > 3 * result.refined["ess"]
+    assert more.refined["importance"][1] < 0.65 * result.refined["importance"][1]
+    assert more.n_calls - result.n_calls == more.refined["n_draws"] - result.refined["n_draws"]
+    assert abs(more.logZ - exact_ball(0.5)) < 4 * more.logZ_err
+    assert result.extend(n_eff=1) is result
+
+
+def test_reweighting_follows_a_changed_likelihood(ball):
+    _, result = ball
+
+    def log_ratio(theta):
+        delta = (theta["x"] - 1) ** 2 + (theta["y"] - 1) ** 2
+        return -0.5 * delta / 0.4**2 + 2 * delta + 2 * np.log(0.5 / 0.4)
+
+    changed = result.reweight(log_ratio)
+    assert abs(changed.logZ - exact_ball(0.4)) < 4 * changed.logZ_err
+    assert changed.ess > 0.3 * result.ess
+    with pytest.raises(OptionError, match="values that are not NaN"):
+        result.reweight(lambda theta: np.full(len(theta["x"]), np.nan))
+
+
+def test_loaded_result_draws_again_with_its_problem(ball, tmp_path):
+    problem, result = ball
+    result.save(tmp_path)
+    loaded = fusions.Result.load(tmp_path)
+    with pytest.raises(OptionError, match=r"fusions\.attach\(result, problem\)"):
+        loaded.draw(10)
+    with pytest.raises(OptionError, match=r"fusions\.Refine\(\.\.\.\)"):
+        fusions.attach(loaded, problem)
+    attached = fusions.attach(loaded, problem, QUICK)
+    for ours, theirs in zip(attached.draw(50, key=2), result.draw(50, key=2), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    other = fusions.Problem(fusions.Prior(x=pr.normal(0, 1), z=pr.normal(0, 1)), lambda theta: -(theta["x"] ** 2))
+    with pytest.raises(OptionError, match="not the one of this result"):
+        fusions.attach(loaded, other, QUICK)
+
+
+def test_posterior_is_that_of_the_headline(ball):
+    _, result = ball
+    assert result.headline.name == "importance"
+    assert result.posterior[0] is result.draws
+    mean, sd = result.moments()
+    assert mean[0] == pytest.approx(0.8, abs=0.05)
+    assert sd[0] == pytest.approx(np.sqrt(0.2), abs=0.05)

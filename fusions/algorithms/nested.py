@@ -14,7 +14,9 @@ POOL = 4  # visited points kept per live point
 TARGET_MEMORY = 0.22  # rank correlation of parents and replacements
 MEMORY_RATE, EFFORT_RATE = 0.1, 0.5  # per level
 FULL_POPULATION = 1000  # live points at which walks have their nominal length; fewer train worse flows and get longer walks
-MAX_EFFORT = {"cheap": 10.0, "expensive": 2.0}
+MAX_EFFORT = {"cheap": 20.0, "expensive": 2.0}
+MOST_FOR_FEW = 10.0  # longest walks for lack of live points
+LEAN = 4.0  # how much longer walks are with a worthless flow, which leaves them to local moves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,9 +88,18 @@ def batch_size(settings):
     return deaths, int(np.ceil(deaths / 2 + 1.2 * np.sqrt(deaths)))
 
 
-def least_effort(settings):
-    """Return the smallest factor on the length of walks: few points make a bad flow, so walks are longer then if calls are cheap."""
-    return min(max((FULL_POPULATION / settings.n_live) ** 1.5, 1.0), MAX_EFFORT["cheap"]) if settings.cost == "cheap" else 1.0
+def least_effort(settings, worth):
+    """Return the smallest factor on the length of walks: longer ones where calls are cheap and the flow is bad or has few points."""
+    if settings.cost == "expensive":
+        return 1.0
+    return min(max((FULL_POPULATION / settings.n_live) ** 1.5, 1.0), MOST_FOR_FEW) * (1 + LEAN * (1 - worth))
+
+
+def worth_of(info):
+    """Average how far the kernels' learned parts are worth their moves; 1 where nothing is learned."""
+    worth = [report.worth for report in jax.tree.leaves(info, is_leaf=lambda leaf: hasattr(leaf, "worth"))]
+    known = [float(value) for value in worth if not np.isnan(value)]
+    return float(np.mean(known)) if known else 1.0
 
 
 def half_slots(n, half):
@@ -188,7 +199,7 @@ def step(key, rng, state, settings, tune, walk):
         before.append(state.logL[parents])
         after.append(logL[slots])
     order = np.flatnonzero(dead)[np.argsort(state.logL[dead], kind="stable")]
-    memory, effort = steer(state, settings, state.logL[~dead], np.concatenate(before), np.concatenate(after))
+    memory, effort = steer(state, settings, info, state.logL[~dead], np.concatenate(before), np.concatenate(after))
     uniforms = insertion_uniforms(rng, state.logL[~dead], logL[dead])
     level = Level(state.x[order], state.logL[order], state.birth[order], state.blobs[order], order, uniforms, threshold, n_unmoved, walks)
     birth = np.where(dead, threshold, state.birth)
@@ -198,7 +209,7 @@ def step(key, rng, state, settings, tune, walk):
     ), level
 
 
-def steer(state, settings, survivors, parents, children):
+def steer(state, settings, info, survivors, parents, children):
     """Update the memory of walks and the effort that keeps it near its target.
 
     Replacements that remember their parents keep the live points' fluctuations alive, which inflates the scatter of ln Z by about
@@ -208,6 +219,7 @@ def steer(state, settings, survivors, parents, children):
     ----------
     state : NestedState
     settings : Nested
+    info : the kernels' reports on the last walks.
     survivors, parents, children : log L of the live points that stay, of those that walks started from, of where they ended.
 
     Returns
@@ -217,7 +229,7 @@ def steer(state, settings, survivors, parents, children):
     ranks = [np.searchsorted(np.sort(survivors), logL, side="right") / len(survivors) - 0.5 for logL in (parents, children)]
     now = 12 * float(np.mean(ranks[0] * ranks[1]))
     memory = (1 - MEMORY_RATE) * state.memory + MEMORY_RATE * now
-    effort = max(state.effort * np.exp(EFFORT_RATE * (memory - TARGET_MEMORY)), least_effort(settings))
+    effort = max(state.effort * np.exp(EFFORT_RATE * (memory - TARGET_MEMORY)), least_effort(settings, worth_of(info)))
     return memory, min(effort, MAX_EFFORT[settings.cost])
 
 

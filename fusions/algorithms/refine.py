@@ -20,14 +20,17 @@ from fusions.numerics import effective_sample_size, logsumexp, systematic_resamp
 TRAIN_ROWS = 8192  # rows of a training set
 BRIDGE_ROWS = 2048  # posterior points per fold in the bridge
 HOLD_EVERY = 8
-BATCH = 1024
-PAIR = 2 * BATCH  # a batch from each flow
-LEAST_BUDGET = 10 * PAIR  # likelihood calls that a refine phase may spend after a short nested run
+BATCH = 512
+FITS = 2  # of each fold whose flows share the draws: what one fit misses another may have
+UNIT = 2 * FITS * BATCH  # a batch from each flow
+LEAST_BUDGET = 10 * UNIT  # likelihood calls that a refine phase may spend after a short nested run
 ROUND_SHARE = 0.05  # of the budget, per adaptation round
 GOOD_SHARE = 0.5  # effective fraction of draws with which adaptation may end
+GOOD_KHAT = 0.7  # and the largest Pareto shape
 N_BOOTSTRAP = 64
-BROAD_SHARE = 0.15  # of the training set, from contours before the posterior's
-BROAD_INFORMATION = 0.3  # their information, relative to that of the posterior
+INFORMATION = (0.6, 0.3)  # of the tempered targets that are trained along, relative to that of the posterior
+TARGET_SHARES = (0.7, 0.15, 0.15)  # of the posterior and of these in the training set
+NESTED_TRUST = 0.25  # weight of nested points relative to their effective size
 PATIENCE = 5  # rounds without a better effective fraction before adaptation ends
 
 
@@ -71,14 +74,24 @@ class Tools(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """Draws from the mixture of the two flows: x (n, d), logL, blobs, log(prior L / own flow), log(prior L / mixture), flow drawn from."""
+    """Draws from the equal mixture of all flows.
+
+    Attributes
+    ----------
+    x : (n, d); logL : (n,); blobs : (n, b).
+    logw_own : (n,) log(prior L / q), q the mixture of the flows of the fold that a draw is from.
+    logw : (n,) log(prior L / q), q the mixture of all.
+    fold : (n,) whose flow it was drawn from.
+    logq : (n,) density under that flow, computed along the draw.
+    """
 
     x: np.ndarray
     logL: np.ndarray
     blobs: np.ndarray
     logw_own: np.ndarray
     logw: np.ndarray
-    flow: np.ndarray
+    fold: np.ndarray
+    logq: np.ndarray
 
 
 class Refined(NamedTuple):
@@ -92,6 +105,7 @@ class Refined(NamedTuple):
     ode_error : rms difference of log q between the two directions of the ODE.
     rounds : (rounds, 3) ln Z, its error, and the effective fraction of the draws of each adaptation round.
     draws : the final `Draws`.
+    flows : what they were drawn from, a pair of flow states (one per fold) for each fit.
     """
 
     importance: Importance
@@ -100,6 +114,7 @@ class Refined(NamedTuple):
     ode_error: float
     rounds: np.ndarray
     draws: Draws
+    flows: list
 
 
 def refine(key, rng, settings, tools, points, budget, spent, expired):
@@ -120,87 +135,96 @@ def refine(key, rng, settings, tools, points, budget, spent, expired):
     -------
     Refined, or None if the budget does not allow two rounds.
     """
-    per_round = PAIR * int(np.clip(budget * ROUND_SHARE / PAIR, 1, 4))
+    per_round = UNIT * int(np.clip(budget * ROUND_SHARE / UNIT, 1, 4))
     if budget < 2 * per_round:
         return None
     k_init, k_rounds, k_final = jax.random.split(key, 3)
-    states = [tools.init(k) for k in jax.random.split(k_init)]
-    rounds, history = [], []
+    flows = [[tools.init(k) for k in jax.random.split(k_init)]]
+    rounds, history, betas = [], [], betas_of(points)
     for i in range(settings.max_rounds):
         k_fit, k_draw = jax.random.split(jax.random.fold_in(k_rounds, i))
-        states = _train(k_fit, rng, tools, states, points, rounds)
-        rounds.append(_draw(k_draw, tools, states, per_round, spent))
+        flows = [_train(k_fit, rng, tools, flows[0], points, rounds, betas), *(flows[: FITS - 1] if i else [])]
+        rounds.append(draw(k_draw, tools, flows, per_round, spent))
         now = importance(rounds[-1].logw)
+        if not history or now.ess / per_round >= max(share for *_, share in history):
+            best = flows
         history.append((now.logZ, now.logZ_err, now.ess / per_round))
         budget -= per_round
-        if _settled(history) or budget < 2 * per_round or expired():
+        if _settled(history, now.khat) or budget < 2 * per_round or expired():
             break
-    k_fit, k_draw = jax.random.split(k_final)
-    states = _train(k_fit, rng, tools, states, points, rounds)
-    wanted = (1 / max(history[-1][2], 1e-9) - 1) / settings.error**2
-    n = PAIR * max(int(np.ceil(min(wanted, settings.max_draws, budget) / PAIR)), 1)
-    draws = _draw(k_draw, tools, states, n, spent)
+    wanted = (1 / max(max(share for *_, share in history), 1e-9) - 1) / settings.error**2
+    n = UNIT * max(int(np.ceil(min(wanted, settings.max_draws, budget) / UNIT)), 1)
+    draws = draw(k_final, tools, best, n, spent)
     estimate = importance(draws.logw)
-    bridged, coverage = _bridge(rng, tools, states, points, draws, estimate.logZ)
-    return Refined(estimate, bridged, coverage, _ode_error(tools, states[0], draws), np.array(history), draws)
+    bridged, coverage = _bridge(rng, tools, best, points, draws, estimate.logZ)
+    return Refined(estimate, bridged, coverage, _ode_error(tools, best, draws), np.array(history), draws, best)
 
 
-def _settled(history):
+def _settled(history, khat):
     """Decide whether adaptation may end: the last two rounds were good and agree, or there is no progress any more."""
     if len(history) < 2:
         return False
     (a, a_err, a_share), (b, b_err, b_share) = history[-2:]
-    if min(a_share, b_share) > GOOD_SHARE and abs(a - b) < 3 * np.hypot(a_err, b_err):
+    if min(a_share, b_share) > GOOD_SHARE and khat < GOOD_KHAT and abs(a - b) < 3 * np.hypot(a_err, b_err):
         return True
     shares = [share for *_, share in history]
     return len(shares) > PATIENCE and max(shares[-PATIENCE:]) < 1.1 * max(shares[:-PATIENCE])
 
 
-def _ode_error(tools, state, draws):
-    """Compare log q of draws with log q computed back from where they ended."""
-    x = draws.x[:BATCH]
-    forward = tools.logprior(x) + draws.logL[:BATCH] - draws.logw_own[:BATCH]
-    known = (draws.flow[:BATCH] == 0) & np.isfinite(forward)
-    return float(np.sqrt(np.mean((forward - tools.logq(state, x))[known] ** 2))) if known.any() else np.inf
+def _ode_error(tools, flows, draws):
+    """Compare log q of the first batch, drawn from the first flow, with log q computed back from where it ended."""
+    x, forward = draws.x[:BATCH], draws.logq[:BATCH]
+    return float(np.sqrt(np.mean((forward - tools.logq(flows[0][0], x)) ** 2)))
 
 
-def _train(key, rng, tools, states, points, rounds):
-    """Fit each flow to its fold: nested-sampling points and every second draw of the rounds, each set counting by its effective size."""
+def _train(key, rng, tools, states, points, rounds, betas):
+    """Fit each flow to its fold: the nested points and every second draw of the rounds, at the posterior and at the `betas` before it.
+
+    At each beta a set of points counts by its effective size; nested points by less, since the masses of their modes drift.
+    """
     out = []
     for fold, k in enumerate(jax.random.split(key)):
-        mine = points.fold == fold
-        x, logw = [points.x[mine], points.x[mine]], [_shared(points.logw[mine]), _shared(tempered(points)[mine])]
-        logw[1] += np.log(BROAD_SHARE / (1 - BROAD_SHARE)) + logsumexp(logw[0]) - logsumexp(logw[1])
-        for r in rounds:
-            mine = np.arange(len(r.logw)) % 4 // 2 == fold
-            x.append(r.x[mine])
-            logw.append(_shared(_truncated(r.logw[mine])))
-        x, logw = np.concatenate(x), np.concatenate(logw)
-        out.append(tools.fit(k, states[fold], *_training_rows(rng, x, logw)))
+        nested = points.fold == fold
+        drawn = [np.arange(len(r.logw)) % 4 // 2 == fold for r in rounds]
+        x = np.concatenate([points.x[nested], *(r.x[m] for r, m in zip(rounds, drawn, strict=True))])
+        target = np.full(len(x), -np.inf)
+        for share, beta in zip(TARGET_SHARES, betas, strict=True):
+            sets = [_shared(_at(points.logw, points.logL, beta)[nested]) + np.log(NESTED_TRUST)]
+            sets += [_shared(_truncated(_at(r.logw, r.logL, beta)[m])) for r, m in zip(rounds, drawn, strict=True)]
+            logw = np.concatenate(sets)
+            target = np.logaddexp(target, logw - logsumexp(logw) + np.log(share))
+        out.append(tools.fit(k, states[fold], *_training_rows(rng, x, target)))
     return out
 
 
-def tempered(points):
-    """Return the log weights (N,) of prior x L^beta, with the beta whose information is `BROAD_INFORMATION` of the posterior's.
+def _at(logw, logL, beta):
+    """Turn log weights of the posterior into those of prior x L^beta."""
+    return np.where(np.isfinite(logw), logw + (beta - 1) * np.where(np.isfinite(logL), logL, 0.0), -np.inf)
+
+
+def betas_of(points):
+    """Find the beta at which prior x L^beta has each share of the posterior's information in `INFORMATION`.
 
     Regions that live points lost on their way to the posterior are still among the points of earlier contours.
     """
-    finite = np.isfinite(points.logw)
-    logL = np.where(finite, points.logL, 0.0)
-    logmass = points.logw - logL
+    base = _at(points.logw, points.logL, 0.0)
+    base -= logsumexp(base)
 
     def information(beta):
-        logw = np.where(finite, logmass + beta * logL, -np.inf)
+        logw = _at(points.logw, points.logL, beta)
         logw -= logsumexp(logw)
         p = np.exp(logw)
-        base = np.where(finite, logmass, -np.inf)
-        return float(np.sum(p * np.where(p > 0, logw - base + logsumexp(base), 0.0))), logw
+        return float(np.sum(p[p > 0] * (logw - base)[p > 0]))
 
-    low, high, whole = 0.0, 1.0, information(1.0)[0]
-    for _ in range(40):
-        beta = 0.5 * (low + high)
-        low, high = (beta, high) if information(beta)[0] < BROAD_INFORMATION * whole else (low, beta)
-    return information(beta)[1]
+    def solve(wanted):
+        low, high = 0.0, 1.0
+        for _ in range(40):
+            beta = 0.5 * (low + high)
+            low, high = (beta, high) if information(beta) < wanted else (low, beta)
+        return beta
+
+    whole = information(1.0)
+    return [1.0, *(solve(share * whole) for share in INFORMATION)]
 
 
 def _shared(logw):
@@ -225,21 +249,28 @@ def _training_rows(rng, x, logw):
     return x[index], np.ones(TRAIN_ROWS, x.dtype)
 
 
-def _draw(key, tools, states, n, spent):
-    """Draw n points, alternate batches from the two flows, with their weights under the mixture."""
-    parts = []
+def _logq(tools, flows, fold, x):
+    """Compute ln of the density at x (n, d) of the equal mixture of one fold's flows."""
+    parts = [np.concatenate([tools.logq(pair[fold], x[i : i + BATCH]) for i in range(0, len(x), BATCH)]) for pair in flows]
+    return logsumexp(np.array(parts), axis=0) - np.log(len(parts))
+
+
+def draw(key, tools, flows, n, spent):
+    """Draw n points, batch by batch from each of the flows, with their weights under the mixture."""
+    sources, parts = [(pair[fold], fold) for pair in flows for fold in (0, 1)], []
     for i in range(n // BATCH):
-        x, logq = tools.draw(jax.random.fold_in(key, i), states[i % 2])
-        other = tools.logq(states[1 - i % 2], x)
+        state, fold = sources[i % len(sources)]
+        x, logq = tools.draw(jax.random.fold_in(key, i), state)
         logL, blobs, logprior, n_calls = tools.target(x)
         spent(n_calls)
         logp = np.where(np.isfinite(logprior), logprior + logL, -np.inf)
-        mixture = np.logaddexp(logq, other) - np.log(2)
-        parts.append(Draws(x, logL, blobs, logp - logq, logp - mixture, np.full(BATCH, i % 2)))
+        both = np.array([_logq(tools, flows, f, x) for f in (0, 1)])
+        mixture = np.logaddexp(*both) - np.log(2)
+        parts.append(Draws(x, logL, blobs, logp - both[fold], logp - mixture, np.full(BATCH, fold), logq))
     return Draws(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def _bridge(rng, tools, states, points, draws, logZ_importance):
+def _bridge(rng, tools, flows, points, draws, logZ_importance):
     """Bridge each fold with the flow of the other; errors by resampling threads of live points, their volumes, and draws.
 
     Threads share ancestors, so that resampling them misses the drift of mode masses; the difference of the folds, which share none,
@@ -250,16 +281,15 @@ def _bridge(rng, tools, states, points, draws, logZ_importance):
         pick = np.flatnonzero((points.fold == fold) & np.isfinite(points.logw))
         pick = pick[systematic_resample(rng, points.logw[pick], BRIDGE_ROWS)]
         x = points.x[pick]
-        logq = np.concatenate([tools.logq(states[1 - fold], x[i : i + BATCH]) for i in range(0, len(x), BATCH)])
-        logw = tools.logprior(x) + points.logL[pick] - logq
-        folds.append((pick, logw, draws.logw_own[draws.flow == 1 - fold]))
+        logw = tools.logprior(x) + points.logL[pick] - _logq(tools, flows, 1 - fold, x)
+        folds.append((pick, logw, draws.logw_own[draws.fold == 1 - fold]))
     parts = [bridge(logw, np.ones(len(pick)), theirs) for pick, logw, theirs in folds]
     logZ, scatter = np.mean(parts), abs(parts[1] - parts[0]) / 2
     replicas, w = [], np.exp(draws.logw - draws.logw.max())
     for weights in bootstrap(rng, points, N_BOOTSTRAP):
         noise = rng.standard_exponential(len(w))
         values = [
-            bridge(logw, weights[pick] / np.exp(points.logw[pick]) + 1e-300, theirs, noise[draws.flow == 1 - fold])
+            bridge(logw, weights[pick] / np.exp(points.logw[pick]) + 1e-300, theirs, noise[draws.fold == 1 - fold])
             for fold, (pick, logw, theirs) in enumerate(folds)
         ]
         replicas.append((np.mean(values), np.log(noise @ w / noise.sum()) + draws.logw.max()))

@@ -39,24 +39,27 @@ class FitInfo(NamedTuple):
 
 
 class Flow(NamedTuple):
-    """A learned density with its transport from a standard normal latent z.
+    """A learned density with its transport from latents z (n, l) of a known law.
 
     Attributes
     ----------
-    init : key -> FlowState; the untrained flow is the identity on whitened coordinates.
-    fit : (key, state, x (n, d), weights (n,)) -> (FlowState, FitInfo).
-    push : (state, z (n, d)) -> (x (n, d), logq (n,)); logq is the density of x [nats].
-    pull : (key, state, x (n, d)) -> (z (n, d), logq (n,)); the key draws the winding number of angles.
+    init : key -> state.
+    fit : (key, state, x (n, d), weights (n,)) -> (state, FitInfo).
+    draw : (key, state, n) -> z (n, l).
+    move : (key, state, z, step (n, 1)) -> z; leaves the law of z invariant and is reversible; step 1 is an independent draw, a small
+        step a local move. Steps must not depend on z.
+    push : (state, z) -> (x (n, d), logq (n,)); logq is the density of x [nats].
+    pull : (key, state, x) -> (z, logq); the key draws what x leaves open, such as the winding number of angles.
     """
 
-    init: Callable[..., FlowState]
-    fit: Callable[..., tuple[FlowState, FitInfo]]
+    init: Callable[..., Any]
+    fit: Callable[..., tuple[Any, FitInfo]]
+    draw: Callable[..., Array]
+    move: Callable[..., Array]
     push: Callable[..., tuple[Array, Array]]
     pull: Callable[..., tuple[Array, Array]]
 
 
-def sample(flow, key, state, n, dim):
+def sample(flow, key, state, n):
     """Draw n points from the flow; returns (x (n, d), logq (n,))."""
-    import jax
-
-    return flow.push(state, jax.random.normal(key, (n, dim), state.shift.dtype))
+    return flow.push(state, flow.draw(key, state, n))

@@ -10,7 +10,7 @@ import numpy as np
 from fusions.flows import coupling as pairing
 from fusions.flows import matching, network
 from fusions.flows.base import Flow, FlowState
-from fusions.flows.path import base_logprob, unwind, wrap
+from fusions.flows.path import base_logprob, crank_nicolson, unwind, wrap
 from fusions.flows.transport import transport
 
 
@@ -31,13 +31,12 @@ def first_params(key, net, space):
     return net.init(key, features(space, like, period), like[:, 0])
 
 
-def coordinates(net, space):
+def coordinates(space):
     """Make the functions that flows on whitened coordinates share.
 
     Returns
     -------
     period_of : state -> (d,) periods of the whitened coordinates, inf on the line.
-    velocity : (params, y (n, d), t, period) -> (n, d).
     whitened : (state, x (n, d)) -> (n, d).
     """
     circle = jnp.array(space.periodic)
@@ -45,14 +44,11 @@ def coordinates(net, space):
     def period_of(state):
         return jnp.where(circle, 2 * jnp.pi / jnp.diag(state.scale), jnp.inf)
 
-    def velocity(params, y, t, period):
-        return net.apply(params, features(space, y, period), jnp.broadcast_to(t, y.shape[:1]))
-
     def whitened(state, x):
         delta = space.wrap(x - state.shift)
         return jax.scipy.linalg.solve_triangular(state.scale, delta.T, lower=True).T
 
-    return period_of, velocity, whitened
+    return period_of, whitened
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +76,10 @@ class CNF:
         """Make the flow's functions for a `Space`."""
         net = network.VelocityField(space.dim, self.width, self.depth)
         circle = jnp.array(space.periodic)
-        period_of, velocity, whitened = coordinates(net, space)
+        period_of, whitened = coordinates(space)
+
+        def velocity(params, y, t, period):
+            return net.apply(params, features(space, y, period), jnp.broadcast_to(t, y.shape[:1]))
 
         def logq(state, y0, logdet, period):
             base = base_logprob(y0, period, space.periodic)
@@ -114,6 +113,13 @@ class CNF:
             )
             return FlowState(*learned, shift, scale), info
 
+        def draw(key, state, n):
+            return jax.random.normal(key, (n, space.dim), state.shift.dtype)
+
+        def move(key, state, z, step):
+            del state
+            return crank_nicolson(key, z, step)
+
         def push(state, z):
             period = period_of(state)
             y0 = wrap(z, period)
@@ -130,4 +136,4 @@ class CNF:
             y0 = wrap(y0, period)
             return unwind(key, y0, period, space.periodic), logq(state, y0, logdet, period)
 
-        return Flow(init, fit, push, pull)
+        return Flow(init, fit, draw, move, push, pull)

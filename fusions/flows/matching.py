@@ -64,17 +64,26 @@ def whiten(x, weights, periodic, *, floor=1e-3):
     return shift, jnp.tril(scale)
 
 
-def matching_loss(velocity, key, y1, period, coupling):
-    """Compute the flow-matching loss |v(y_t, t) - (y1 - y0)|^2 per dimension, for data y1 (n, d)."""
+def unscaled(y, error):
+    """Leave errors (n, d) of the velocity at y (n, d) as they are."""
+    del y
+    return error
+
+
+def matching_loss(velocity, key, y1, period, coupling, local=unscaled):
+    """Compute the flow-matching loss |v(y_t, t) - (y1 - y0)|^2 per dimension, for data y1 (n, d).
+
+    `local` (y_t, error) -> error expresses the error in the units of its place; the minimum stays where it is.
+    """
     k_base, k_time, k_pair = jax.random.split(key, 3)
     y0, y1 = coupling(k_pair, jax.random.normal(k_base, y1.shape, y1.dtype), y1, period)
     n = len(y1)
     t = (jnp.arange(n, dtype=y1.dtype) + jax.random.uniform(k_time, (n,), y1.dtype)) / n
     y_t, v = straight(y0, y1, t, period)
-    return jnp.mean((velocity(y_t, t) - v) ** 2)
+    return jnp.mean(local(y_t, velocity(y_t, t) - v) ** 2)
 
 
-def fit(key, state, y, weights, period, *, velocity: Callable, coupling: Callable, training: Training):
+def fit(key, state, y, weights, period, *, velocity: Callable, coupling: Callable, training: Training, local: Callable = unscaled):
     """Fit the velocity field to whitened points by warm-started Adam.
 
     Rounds of `training.steps` steps; after each the averaged parameters are judged on held-out points with fixed noise, the best
@@ -102,7 +111,7 @@ def fit(key, state, y, weights, period, *, velocity: Callable, coupling: Callabl
     train = jnp.where(jnp.any(train > 0), train, weights)
 
     def loss_of(params, k, rows):
-        return matching_loss(lambda y, t: velocity(params, y, t), k, rows, period, coupling)
+        return matching_loss(lambda y, t: velocity(params, y, t), k, rows, period, coupling, local)
 
     def step(carry, k):
         params, ema, opt_state = carry

@@ -1,7 +1,7 @@
 """A flow from a Gaussian mixture, for posteriors: each component carries its own mode, the velocity field bends them into shape."""
 
 import dataclasses
-from collections.abc import Callable
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -9,18 +9,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from fusions.flows import matching, network
-from fusions.flows.base import FitInfo
-from fusions.flows.cnf import coordinates, first_params
-from fusions.flows.path import base_logprob, wrap
+from fusions.flows.base import Flow
+from fusions.flows.cnf import coordinates, features
+from fusions.flows.path import crank_nicolson, wrap
 from fusions.flows.transport import transport
+from fusions.numerics import draw_rows
 
 EM_ITERATIONS = 20
-EM_ROWS = 2048  # rows that the components are fitted to
+SOFT = 4.0  # squared widening of components where their units are blended, so that the velocity stays smooth between neighbours
+EM_ROWS = 4096  # rows that the components are fitted to
+MOST_TURN = 1 / (2 * np.pi)  # standard deviation of a component along an angle, in turns; wider ones would wind more than once
 LOG_2PI = float(np.log(2 * np.pi))
 
 
 class Components(NamedTuple):
-    """A Gaussian mixture: ln weights (k,), means (k, d), lower triangular factors (k, d, d), diagonal in the rows of angles."""
+    """A Gaussian mixture: ln weights (k,), means (k, d), lower triangular factors (k, d, d)."""
 
     logweights: Any
     means: Any
@@ -38,33 +41,60 @@ class MixtureState(NamedTuple):
     base: Components
 
 
-class MixtureFlow(NamedTuple):
-    """A normalised density.
+def inverse_factors(base):
+    """Invert the factors (k, d, d)."""
+    eye = jnp.broadcast_to(jnp.eye(base.factors.shape[-1], dtype=base.factors.dtype), base.factors.shape)
+    return jax.scipy.linalg.solve_triangular(base.factors, eye, lower=True)
 
-    Attributes
-    ----------
-    init : key -> state.
-    fit : (key, state, x (n, d), weights (n,)) -> (state, FitInfo).
-    sample : (key, state, n) -> (x (n, d), logq (n,)).
-    logq : (state, x (n, d)) -> (n,).
+
+def log_volume(base):
+    """Return ln of the determinant of each factor."""
+    return jnp.sum(jnp.log(jnp.diagonal(base.factors, axis1=1, axis2=2)), axis=1)
+
+
+def standardised(inverse, base, y, period):
+    """Express y (n, d) in the units of each component: (n, k, d)."""
+    return jnp.einsum("kij,nkj->nki", inverse, wrap(y[:, None] - base.means, period))
+
+
+def windings(periodic):
+    """List the turns (s, d) of angles that a wrapped component sums over: none, one angle by one, two angles by one each."""
+    angles, rows = np.flatnonzero(periodic), [np.zeros(len(periodic))]
+    for turned in itertools.chain(*(itertools.combinations(angles, m) for m in (1, 2))):
+        for signs in itertools.product((-1.0, 1.0), repeat=len(turned)):
+            rows.append(np.zeros(len(periodic)))
+            rows[-1][list(turned)] = signs
+    return np.array(rows)
+
+
+def turned_latents(base, y, period, periodic):
+    """List the latents z (n, k, s, d) that components and turns of angles give y (n, d), with ln (n, k, s) of weight times density."""
+    inverse, d = inverse_factors(base), y.shape[1]
+    turns = jnp.asarray(windings(periodic), y.dtype) * jnp.where(jnp.isfinite(period), period, 0.0)
+    z = standardised(inverse, base, y, period)[:, :, None] + jnp.einsum("kij,sj->ksi", inverse, turns)
+    logp = -0.5 * jnp.sum(z**2, axis=-1) + (base.logweights - log_volume(base) - 0.5 * d * LOG_2PI)[:, None]
+    return z, logp
+
+
+def responsibility(base, z, soft=1.0):
+    """Return the share (n, k) of each component at points expressed in their units, nearest turn of angles only."""
+    return jax.nn.softmax(base.logweights - 0.5 * jnp.sum(z**2, axis=-1) / soft - log_volume(base), axis=1)
+
+
+def local_frames(base, period):
+    """Make the function y (n, d) -> (u (n, d), factor (n, d, d), inverse (n, d, d)) of the components that share y.
+
+    u is y in the units of its components and the factor takes velocities back, both averaged by responsibility.
     """
+    inverse = inverse_factors(base)
 
-    init: Callable[..., MixtureState]
-    fit: Callable[..., tuple[MixtureState, FitInfo]]
-    sample: Callable[..., tuple[Any, Any]]
-    logq: Callable[..., Any]
+    def frame(y):
+        z = standardised(inverse, base, y, period)
+        share = responsibility(base, z, SOFT)
+        matrices = (jnp.einsum("nk,kij->nij", share, part) for part in (base.factors, inverse))
+        return jnp.einsum("nk,nki->ni", share, z), *matrices
 
-
-def component_logprob(base, y, period, periodic):
-    """Compute ln of weight times density of each component at y (n, d): (n, k); angles have wrapped normal densities."""
-    delta = wrap(y[:, None] - base.means, period)
-    z = jax.vmap(lambda f, r: jax.scipy.linalg.solve_triangular(f, r.T, lower=True).T, (0, 1), 1)(base.factors, delta)
-    width = jnp.diagonal(base.factors, axis1=1, axis2=2)
-    logdet = jnp.sum(jnp.log(width), axis=1)
-    if not any(periodic):
-        return base.logweights - 0.5 * jnp.sum(z**2, axis=-1) - logdet - 0.5 * y.shape[1] * LOG_2PI
-    density = jax.vmap(lambda z_k, w_k: base_logprob(z_k, period / w_k, periodic), (1, 0), 1)(z, width)
-    return base.logweights + density - logdet
+    return frame
 
 
 def farthest_points(key, y, k, period):
@@ -79,30 +109,46 @@ def farthest_points(key, y, k, period):
     return jnp.concatenate([first[None], rows]), distance
 
 
-def fit_components(key, y, k, period, periodic):
-    """Fit k Gaussians to rows y (n, d) by expectation maximisation; covariances shrink to isotropy where rows are few."""
-    n, d = y.shape
-    circle = jnp.array(periodic)
+def fit_components(key, y, known, period, repeats=1.0):
+    """Fit Gaussians to rows y (n, d) by expectation maximisation from two starts, far points and `known` components; keep the likelier.
+
+    Covariances shrink to isotropy where rows are few; no component is wider than `MOST_TURN` of a circle. `repeats` is how often a
+    point occurs among the rows.
+    """
+    d, k = y.shape[1], len(known.logweights)
     means, distance = farthest_points(key, y, k, period)
     factors = jnp.broadcast_to(jnp.sqrt(jnp.mean(distance) / d + 1e-12) * jnp.eye(d, dtype=y.dtype), (k, d, d))
-    coupled = ~(circle[:, None] | circle[None]) | jnp.eye(d, dtype=bool)
 
     def step(base, _):
-        logp = component_logprob(base, y, period, periodic)
-        share = jax.nn.softmax(logp, axis=1)
+        share = responsibility(base, standardised(inverse_factors(base), base, y, period))
         count = jnp.sum(share, axis=0) + 1e-6
         delta = wrap(y[:, None] - base.means, period)
         move = jnp.einsum("nk,nkd->kd", share, delta) / count[:, None]
         cov = jnp.einsum("nk,nkd,nke->kde", share, delta, delta) / count[:, None, None] - move[:, :, None] * move[:, None, :]
-        cov = jnp.where(coupled, cov, 0.0)
         round_cov = jnp.trace(cov, axis1=1, axis2=2)[:, None, None] / d * jnp.eye(d, dtype=y.dtype)
-        prior = d + 2.0
+        prior = (d + 2.0) * repeats
         cov = (count[:, None, None] * cov + prior * round_cov) / (count[:, None, None] + prior) + 1e-8 * jnp.eye(d, dtype=y.dtype)
+        narrower = jnp.minimum(MOST_TURN * period / jnp.sqrt(jnp.diagonal(cov, axis1=1, axis2=2)), 1.0)
+        cov = narrower[:, :, None] * cov * narrower[:, None]
         means = wrap(base.means + move, period)
         return Components(jnp.log(count / jnp.sum(count)), means, jnp.linalg.cholesky(cov)), None
 
-    start = Components(jnp.full(k, -jnp.log(k), y.dtype), means, factors)
-    return jax.lax.scan(step, start, None, length=EM_ITERATIONS)[0]
+    def loglikelihood(base):
+        z = standardised(inverse_factors(base), base, y, period)
+        return jnp.mean(jax.nn.logsumexp(base.logweights - 0.5 * jnp.sum(z**2, axis=-1) - log_volume(base), axis=1))
+
+    starts = Components(jnp.full(k, -jnp.log(k), y.dtype), means, factors), known
+    fresh, again = (jax.lax.scan(step, start, None, length=EM_ITERATIONS)[0] for start in starts)
+    keep = loglikelihood(again) > loglikelihood(fresh)
+    return jax.tree.map(lambda a, b: jnp.where(keep, a, b), again, fresh)
+
+
+def rescaled(base, shift, scale, old_scale):
+    """Express components in new whitened coordinates; shift is the old origin minus the new one."""
+    solve = jax.scipy.linalg.solve_triangular
+    means = solve(scale, (shift + base.means @ old_scale.T).T, lower=True).T
+    factors = solve(jnp.broadcast_to(scale, base.factors.shape), old_scale @ base.factors, lower=True)
+    return Components(base.logweights, means, factors)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +156,8 @@ class MixtureCNF:
     """Settings of a continuous normalising flow whose base is a Gaussian mixture.
 
     Each data point is paired with a draw from its own component (by responsibility), so modes far apart need no long paths. A share of
-    each component is wider, which keeps importance weights bounded where the flow is too narrow.
+    each component is wider, which keeps importance weights bounded where the flow is too narrow. A latent is a component's standard
+    normal with the component's number behind it.
 
     Attributes
     ----------
@@ -118,6 +165,7 @@ class MixtureCNF:
     wide_share, wide_scale : share of draws from widened components, and how much wider they are.
     width, depth : units per hidden layer, number of hidden layers.
     ode_steps : steps of the ODE solver.
+    jitter : standard deviation of the noise on training points, in units of their component; against overfitting.
     training : settings of the fit.
     """
 
@@ -126,14 +174,31 @@ class MixtureCNF:
     wide_scale: float = 1.5
     width: int = 128
     depth: int = 3
-    ode_steps: int = 4
+    ode_steps: int = 8
+    jitter: float = 0.0
     training: matching.Training = matching.Training(steps=100, rounds=15, patience=2, batch=256, learning_rate=2e-3, ema=0.98, jitter=0.0)
 
-    def build(self, space) -> MixtureFlow:
+    def build(self, space) -> Flow:
         """Make the flow's functions for a `Space`."""
-        net = network.VelocityField(space.dim, self.width, self.depth)
+        net, dim = network.VelocityField(space.dim, self.width, self.depth), space.dim
         circle = jnp.array(space.periodic)
-        period_of, velocity, whitened = coordinates(net, space)
+        period_of, whitened = coordinates(space)
+
+        def inputs(y, u, period):
+            return jnp.concatenate([features(space, y, period), u], axis=1)
+
+        def local_velocity(base, period):
+            """Velocity in the units of the components, so that a narrow mode is learned as well as a wide one."""
+            frame = local_frames(base, period)
+
+            def velocity(params, y, t):
+                u, factor, _ = frame(y)
+                return jnp.einsum("nij,nj->ni", factor, net.apply(params, inputs(y, u, period), jnp.broadcast_to(t, y.shape[:1])))
+
+            def local(y, error):
+                return jnp.einsum("nij,nj->ni", frame(y)[2], error)
+
+            return velocity, local
 
         def widened(base):
             logs = jnp.log(jnp.array([1 - self.wide_share, self.wide_share], base.means.dtype))
@@ -148,49 +213,68 @@ class MixtureCNF:
 
         def init(key):
             dtype = jnp.zeros(()).dtype
-            params = first_params(key, net, space)
+            x, k = jnp.zeros((1, dim), dtype), self.components
+            params = net.init(key, inputs(x, x, jnp.where(circle, 2.0, jnp.inf).astype(dtype)), x[:, 0])
             scale = jnp.diag(jnp.where(circle, jnp.pi, 1.0).astype(dtype))
-            k = self.components
-            base = Components(
-                jnp.full(k, -jnp.log(k), dtype), jnp.zeros((k, space.dim), dtype), jnp.tile(jnp.eye(space.dim, dtype=dtype), (k, 1, 1))
-            )
-            opt_state = matching.optimiser(self.training).init(params)
-            return MixtureState(params, params, opt_state, jnp.zeros(space.dim, dtype), scale, base)
+            base = Components(jnp.full(k, -jnp.log(k), dtype), jnp.zeros((k, dim), dtype), jnp.tile(jnp.eye(dim, dtype=dtype), (k, 1, 1)))
+            return MixtureState(params, params, matching.optimiser(self.training).init(params), jnp.zeros(dim, dtype), scale, base)
 
         def fit(key, state, x, weights):
-            k_base, k_fit = jax.random.split(key)
+            k_rows, k_base, k_fit = jax.random.split(key, 3)
             shift, scale = matching.whiten(x, weights, space.periodic)
+            known = rescaled(state.base, space.wrap(state.shift - shift), scale, state.scale)
             state = state._replace(shift=shift, scale=scale)
             period, y = period_of(state), whitened(state, x)
-            base = fit_components(k_base, y[:EM_ROWS], self.components, period, space.periodic)
+            rows = y[draw_rows(k_rows, weights, min(EM_ROWS, len(y)))]
+            repeats = len(rows) * jnp.sum(weights**2) / jnp.sum(weights) ** 2
+            base = fit_components(k_base, rows, known, period, jnp.maximum(repeats, 1.0))
+            inverse = inverse_factors(base)
 
             def from_component(key, z, y1, period):
-                k = jax.random.categorical(key, component_logprob(base, y1, period, space.periodic))
-                return wrap(spread_out(base, k, z), period), y1
+                k_component, k_jitter = jax.random.split(key)
+                k = jax.random.categorical(k_component, jnp.log(responsibility(base, standardised(inverse, base, y1, period))))
+                noise = jax.random.normal(k_jitter, y1.shape, y1.dtype)
+                y1 = y1 + self.jitter * jnp.einsum("nij,nj->ni", base.factors[k], noise)
+                return wrap(spread_out(base, k, z), period), wrap(y1, period)
 
+            velocity, local = local_velocity(base, period)
             learned, info = matching.fit(
                 k_fit, (state.params, state.ema_params, state.opt_state), y, weights, period,
-                velocity=lambda p, y, t: velocity(p, y, t, period), coupling=from_component, training=self.training,
+                velocity=velocity, coupling=from_component, training=self.training, local=local,
             )  # fmt: skip
             return MixtureState(*learned, shift, scale, base), info
 
-        def base_logq(state, y0, logdet, period):
-            density = jax.nn.logsumexp(component_logprob(widened(state.base), y0, period, space.periodic), axis=1)
-            return density - logdet - jnp.sum(jnp.log(jnp.diag(state.scale)))
-
-        def sample(key, state, n):
+        def draw(key, state, n):
             k_component, k_normal = jax.random.split(key)
+            k = jax.random.categorical(k_component, widened(state.base).logweights, shape=(n, 1))
+            z = jax.random.normal(k_normal, (n, dim), state.shift.dtype)
+            return jnp.concatenate([z, k.astype(z.dtype)], axis=1)
+
+        def move(key, state, z, step):
+            k_move, k_draw, k_choose = jax.random.split(key, 3)
+            fresh = draw(k_draw, state, len(z))[:, dim:]
+            change = jax.random.bernoulli(k_choose, step, fresh.shape)
+            return jnp.concatenate([crank_nicolson(k_move, z[:, :dim], step), jnp.where(change, fresh, z[:, dim:])], axis=1)
+
+        def density(state, logp, logdet):
+            return jax.nn.logsumexp(logp, axis=(1, 2)) - logdet - jnp.sum(jnp.log(jnp.diag(state.scale)))
+
+        def push(state, z):
             period, base = period_of(state), widened(state.base)
-            k = jax.random.categorical(k_component, base.logweights, shape=(n,))
-            y0 = wrap(spread_out(base, k, jax.random.normal(k_normal, (n, space.dim), base.means.dtype)), period)
-            y1, logdet = transport(lambda y, t: velocity(state.ema_params, y, t, period), y0, steps=self.ode_steps)
-            return space.wrap(state.shift + y1 @ state.scale.T), base_logq(state, y0, logdet, period)
+            y0 = wrap(spread_out(base, z[:, dim].astype(jnp.int32), z[:, :dim]), period)
+            velocity = local_velocity(state.base, period)[0]
+            y1, logdet = transport(lambda y, t: velocity(state.ema_params, y, t), y0, steps=self.ode_steps)
+            logp = turned_latents(base, y0, period, space.periodic)[1]
+            return space.wrap(state.shift + y1 @ state.scale.T), density(state, logp, logdet)
 
-        def logq(state, x):
-            period = period_of(state)
-            y0, logdet = transport(
-                lambda y, t: velocity(state.ema_params, y, t, period), whitened(state, x), steps=self.ode_steps, backward=True
-            )
-            return base_logq(state, wrap(y0, period), logdet, period)
+        def pull(key, state, x):
+            period, base = period_of(state), widened(state.base)
+            velocity = local_velocity(state.base, period)[0]
+            y0, logdet = transport(lambda y, t: velocity(state.ema_params, y, t), whitened(state, x), steps=self.ode_steps, backward=True)
+            z, logp = turned_latents(base, wrap(y0, period), period, space.periodic)
+            index = jax.random.categorical(key, logp.reshape(len(x), -1))
+            z = z.reshape(len(x), -1, dim)[jnp.arange(len(x)), index]
+            component = (index // logp.shape[2]).astype(z.dtype)
+            return jnp.concatenate([z, component[:, None]], axis=1), density(state, logp, logdet)
 
-        return MixtureFlow(init, fit, sample, logq)
+        return Flow(init, fit, draw, move, push, pull)

@@ -10,15 +10,15 @@ from fusions.flows.cnf import CNF
 from fusions.kernels.base import Kernel, KernelInfo, walk_length
 
 TARGET_ACCEPTANCE = 0.3  # below it the latent step shrinks
-USEFUL_ACCEPTANCE = 0.2  # below it the walk spends fewer moves on the flow
+USEFUL = 0.2  # acceptance times squared latent step below which the walk spends fewer moves on the flow
 
 
 class FlowParams(NamedTuple):
-    """The flow, the latent step size (1 = independent draws), recent acceptance, and the last fit's held-out loss."""
+    """The flow, the latent step size (1 = independent draws), its recent worth, and the last fit's held-out loss."""
 
     flow: Any
     scale: Any
-    acceptance: Any
+    worth: Any
     held_out: Any
 
 
@@ -73,13 +73,12 @@ class FlowKernel:
             state, fit = flow.fit(key, params.flow, population.x, population.weights)
             accepted = jnp.nan_to_num(info.accepted, nan=TARGET_ACCEPTANCE)
             scale = jnp.clip(params.scale * jnp.exp(0.5 * (accepted - TARGET_ACCEPTANCE)), 0.1, 1.0)
-            acceptance = 0.8 * params.acceptance + 0.2 * accepted
-            return FlowParams(state, scale, acceptance, fit.held_out)
+            now = jnp.clip(accepted * params.scale**2 / USEFUL, 0.0, 1.0)
+            return FlowParams(state, scale, 0.8 * params.worth + 0.2 * now, fit.held_out)
 
         def init(key, params, walkers):
             z, logq = flow.pull(key, params.flow, walkers.x)
             logw = space.logprior(walkers.x) - logq
-            share = jnp.clip(params.acceptance / USEFUL_ACCEPTANCE, 0.0, 1.0)
             zero = jnp.zeros((), jnp.int32)
             return FlowMoves(
                 params,
@@ -90,7 +89,7 @@ class FlowKernel:
                 walkers.x,
                 logw,
                 walkers.active,
-                walk_length(self.n_moves * share, walkers.effort),
+                walk_length(self.n_moves * params.worth, walkers.effort),
                 zero,
                 zero,
                 zero,
@@ -102,7 +101,7 @@ class FlowKernel:
             local = jax.random.bernoulli(k_mix, self.local_share, (n,))
             small = s.params.scale * (self.min_scale / s.params.scale) ** jax.random.uniform(k_scale, (n,), s.z.dtype)
             step = jnp.where(local, small, s.params.scale)[:, None]
-            z = jnp.sqrt(1 - step**2) * s.z + step * jax.random.normal(k_noise, s.z.shape, s.z.dtype)
+            z = flow.move(k_noise, s.params.flow, s.z, step)
             x, logq = flow.push(s.params.flow, z)
             logw = space.logprior(x) - logq
             log_u = jnp.log(jax.random.uniform(k_accept, (n,), s.z.dtype))
@@ -124,6 +123,6 @@ class FlowKernel:
 
         def finish(s):
             moves = jnp.sum(s.active) * s.step
-            return s.x, KernelInfo(s.n_accepted / moves, s.n_passed / moves, s.params.held_out, s.params.scale)
+            return s.x, KernelInfo(s.n_accepted / moves, s.n_passed / moves, s.params.held_out, s.params.scale, s.params.worth)
 
         return Kernel(init_params, tune, init, propose, accept, done, finish)

@@ -149,7 +149,7 @@ class HitAndRun:
         def finish(s):
             nan = jnp.full((), jnp.nan, s.x.dtype)
             return s.x, KernelInfo(
-                s.n_accepted / jnp.sum(s.n_done), s.n_accepted / s.n_wanted.astype(s.x.dtype), nan, s.distance / s.n_accepted
+                s.n_accepted / jnp.sum(s.n_done), s.n_accepted / s.n_wanted.astype(s.x.dtype), nan, s.distance / s.n_accepted, nan
             )
 
         return Kernel(init_params, tune, init, propose, accept, done, finish)

@@ -109,6 +109,6 @@ class RandomWalk:
         def finish(s):
             moves = jnp.sum(s.active) * s.step
             nan = jnp.full((), jnp.nan, s.x.dtype)
-            return s.x, KernelInfo(s.n_accepted / moves, s.n_passed / moves, nan, s.params.scale)
+            return s.x, KernelInfo(s.n_accepted / moves, s.n_passed / moves, nan, s.params.scale, nan)
 
         return Kernel(init_params, tune, init, propose, accept, done, finish)

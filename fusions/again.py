@@ -1,0 +1,82 @@
+"""More from a finished run: fresh draws from its flows, and more of them for a smaller error."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fusions.algorithms import refine as refinement
+from fusions.algorithms.refine import Refine
+from fusions.engine import make_tools
+from fusions.errors import OptionError
+from fusions.estimators import importance
+from fusions.evaluate import theta_of
+from fusions.problem import Problem
+
+
+class Source(NamedTuple):
+    """What a result can draw again from: the problem, the settings of its refine phase, its flows."""
+
+    problem: Any
+    settings: Any
+    flows: Any
+
+    def draw(self, n, key):
+        """Draw n points: theta (n, m), log importance weights (n,), likelihood calls."""
+        tools, _ = make_tools(self.problem, self.settings)
+        calls = []
+        draws = refinement.draw(jax.random.key(key), tools, self.flows, -(-n // refinement.UNIT) * refinement.UNIT, calls.append)
+        pick = np.random.default_rng(key).permutation(len(draws.x))[:n]
+        return theta_of(self.problem, draws.x[pick], draws.blobs[pick]), draws.logw[pick], sum(calls)
+
+    def extend(self, result, n_eff, key):
+        """Return the result with more draws; see `Result.extend`."""
+        share = result.refined["ess"] / result.refined["n_draws"]
+        missing = (n_eff - result.refined["ess"]) / max(share, 1e-9)
+        if missing <= 0:
+            return result
+        theta, logw, n_calls = self.draw(-(-int(np.ceil(missing)) // refinement.UNIT) * refinement.UNIT, key)
+        draws, logw = np.concatenate([result.draws, theta]), np.concatenate([result.draws_logw, logw])
+        now = importance(logw)
+        bridged, (_, gap_err) = result.refined["bridge"], result.refined["coverage"]
+        refined = {
+            **result.refined, "importance": (now.logZ, now.logZ_err), "ess": now.ess, "khat": now.khat, "n_draws": len(logw),
+            "coverage": (now.logZ - bridged[0], gap_err), "n_calls": result.refined["n_calls"] + n_calls,
+        }  # fmt: skip
+        return dataclasses.replace(result, refined=refined, draws=draws, draws_logw=logw, n_calls=result.n_calls + n_calls)
+
+
+def flow_arrays(flows):
+    """Flatten the flows of a refine phase into arrays that can be saved."""
+    return {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(flows))}
+
+
+def attach(result, problem, refine=None):
+    """Give a loaded result its problem back, so that it can draw again.
+
+    Parameters
+    ----------
+    result : Result with a refine phase.
+    problem : the Problem it was made from.
+    refine : the settings of its refine phase, if they were not the default.
+
+    Returns
+    -------
+    Result
+    """
+    settings = refine or Refine()
+    if not isinstance(problem, Problem):
+        raise OptionError(f"Expected a fusions.Problem, got {type(problem).__name__}. Type fusions.attach(result, problem).")
+    if problem.fingerprint() != result.info.get("fingerprint"):
+        raise OptionError("The problem is not the one of this result: names, labels or prior differ. Give the problem it was made from.")
+    tools, _ = make_tools(problem, settings)
+    pair = [tools.init(jax.random.key(0))] * 2
+    leaves, tree = jax.tree.flatten([pair] * (len(result.flows) // max(len(jax.tree.leaves(pair)), 1)))
+    known = [result.flows[str(i)] for i in range(len(result.flows))]
+    if [leaf.shape for leaf in leaves] != [leaf.shape for leaf in known] or not known:
+        raise OptionError(
+            f"The result has no flows that fit these settings of the refine phase; it was made with "
+            f"{(result.refined or {}).get('settings', 'refine=False')}. Type fusions.attach(result, problem, fusions.Refine(...))."
+        )
+    return dataclasses.replace(result, source=Source(problem, settings, jax.tree.unflatten(tree, known)))
