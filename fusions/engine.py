@@ -11,7 +11,6 @@ import numpy as np
 
 from fusions.algorithms.refine import BATCH, Tools
 from fusions.evaluate import Evaluator, make_evaluator, reject_invalid
-from fusions.flows.base import sample
 from fusions.kernels import drive
 from fusions.types import Population, Walkers
 
@@ -79,14 +78,10 @@ def make_tools(problem, settings):
     def host(function):
         return lambda *args: np.asarray(function(*args), np.float64)
 
-    draw = counted("draw", lambda key, state: sample(flow, key, state, BATCH))
-    logq = host(counted("logq", lambda state, x: flow.pull(jax.random.key(0), state, x)[1]))
+    draw = counted("draw", lambda key, state: flow.sample(key, state, BATCH))
+    logq = counted("logq", flow.logq)
     logprior = host(jax.jit(space.logprior))
-    fit = counted("refine", lambda key, state, x, weights: flow.fit(key, state, x, weights)[0])
-
-    def drawn(key, state):
-        x, logq = draw(key, state)
-        return np.asarray(x), np.asarray(logq, np.float64)
+    fit = counted("refine", lambda key, state, x: flow.fit(key, state, x)[0])
 
     def target(x):
         inside = logprior(x)
@@ -99,7 +94,8 @@ def make_tools(problem, settings):
         reject_invalid(problem, x[wanted], logL[wanted])
         return logL, blobs, inside, int(wanted.sum())
 
-    return Tools(counted("init", flow.init), fit, drawn, logq, target, logprior), traces
+    roundtrip = host(counted("roundtrip", lambda key, state: flow.roundtrip(key, state, BATCH)))
+    return Tools(counted("init", flow.init), fit, lambda *args: np.asarray(draw(*args)), roundtrip, host(logq), target, logprior), traces
 
 
 def _blank_info(kernel, space):

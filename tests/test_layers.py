@@ -54,7 +54,7 @@ ALLOWED = {
     "algorithms": set(),
     "algorithms.nested": {"evidence", "kernels.base", "types"},
     "algorithms.refine": {"estimators", "evidence", "flows.mixture", "numerics"},
-    "engine": {"algorithms.refine", "evaluate", "flows.base", "kernels.drive", "types"},
+    "engine": {"algorithms.refine", "evaluate", "kernels.drive", "types"},
     "again": {"algorithms", "algorithms.refine", "engine", "errors", "estimators", "evaluate", "problem"},
     "begin": {"algorithms.nested", "errors", "evaluate", "evidence"},
     "driver": {

@@ -96,7 +96,7 @@ def least_effort(settings, worth):
 
 
 def worth_of(info):
-    """Average how far the kernels' learned parts are worth their moves; 1 where nothing is learned."""
+    """Average how far the kernels' flows have learned; 1 where there is none."""
     worth = [report.worth for report in jax.tree.leaves(info, is_leaf=lambda leaf: hasattr(leaf, "worth"))]
     known = [float(value) for value in worth if not np.isnan(value)]
     return float(np.mean(known)) if known else 1.0

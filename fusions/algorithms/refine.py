@@ -28,7 +28,7 @@ ROUND_SHARE = 0.05  # of the budget, per adaptation round
 GOOD_SHARE = 0.5  # effective fraction of draws with which adaptation may end
 GOOD_KHAT = 0.7  # and the largest Pareto shape
 N_BOOTSTRAP = 64
-INFORMATION = (0.6, 0.3)  # of the tempered targets that are trained along, relative to that of the posterior
+INFORMATION = (0.6, 0.3)  # of two tempered targets, relative to that of the posterior
 TARGET_SHARES = (0.7, 0.15, 0.15)  # of the posterior and of these in the training set
 NESTED_TRUST = 0.25  # weight of nested points relative to their effective size
 PATIENCE = 5  # rounds without a better effective fraction before adaptation ends
@@ -58,8 +58,9 @@ class Tools(NamedTuple):
     Attributes
     ----------
     init : key -> flow state.
-    fit : (key, state, x (TRAIN_ROWS, d), weights) -> state.
-    draw : (key, state) -> (x (BATCH, d), logq (BATCH,)).
+    fit : (key, state, x (TRAIN_ROWS, d)) -> state.
+    draw : (key, state) -> x (BATCH, d).
+    roundtrip : (key, state) -> (BATCH,) error of log q that the ODE solver makes.
     logq : (state, x (BATCH, d)) -> (BATCH,).
     target : x (BATCH, d) -> (logL (BATCH,), blobs, logprior (BATCH,), likelihood calls).
     logprior : x (n, d) -> (n,), of any length.
@@ -68,6 +69,7 @@ class Tools(NamedTuple):
     init: Callable
     fit: Callable
     draw: Callable
+    roundtrip: Callable
     logq: Callable
     target: Callable
     logprior: Callable
@@ -82,7 +84,6 @@ class Draws(NamedTuple):
     logw_own : (n,) log(prior L / q), q the mixture of the flows of the fold that a draw is from.
     logw : (n,) log(prior L / q), q the mixture of all.
     fold : (n,) whose flow it was drawn from.
-    logq : (n,) density under that flow, computed along the draw.
     """
 
     x: np.ndarray
@@ -91,7 +92,6 @@ class Draws(NamedTuple):
     logw_own: np.ndarray
     logw: np.ndarray
     fold: np.ndarray
-    logq: np.ndarray
 
 
 class Refined(NamedTuple):
@@ -138,7 +138,7 @@ def refine(key, rng, settings, tools, points, budget, spent, expired):
     per_round = UNIT * int(np.clip(budget * ROUND_SHARE / UNIT, 1, 4))
     if budget < 2 * per_round:
         return None
-    k_init, k_rounds, k_final = jax.random.split(key, 3)
+    k_init, k_rounds, k_final, k_check = jax.random.split(key, 4)
     flows = [[tools.init(k) for k in jax.random.split(k_init)]]
     rounds, history, betas = [], [], betas_of(points)
     for i in range(settings.max_rounds):
@@ -156,8 +156,9 @@ def refine(key, rng, settings, tools, points, budget, spent, expired):
     n = UNIT * max(int(np.ceil(min(wanted, settings.max_draws, budget) / UNIT)), 1)
     draws = draw(k_final, tools, best, n, spent)
     estimate = importance(draws.logw)
+    ode_error = float(np.sqrt(np.mean(tools.roundtrip(k_check, best[0][0]) ** 2)))
     bridged, coverage = _bridge(rng, tools, best, points, draws, estimate.logZ)
-    return Refined(estimate, bridged, coverage, _ode_error(tools, best, draws), np.array(history), draws, best)
+    return Refined(estimate, bridged, coverage, ode_error, np.array(history), draws, best)
 
 
 def _settled(history, khat):
@@ -171,14 +172,8 @@ def _settled(history, khat):
     return len(shares) > PATIENCE and max(shares[-PATIENCE:]) < 1.1 * max(shares[:-PATIENCE])
 
 
-def _ode_error(tools, flows, draws):
-    """Compare log q of the first batch, drawn from the first flow, with log q computed back from where it ended."""
-    x, forward = draws.x[:BATCH], draws.logq[:BATCH]
-    return float(np.sqrt(np.mean((forward - tools.logq(flows[0][0], x)) ** 2)))
-
-
 def _train(key, rng, tools, states, points, rounds, betas):
-    """Fit each flow to its fold: the nested points and every second draw of the rounds, at the posterior and at the `betas` before it.
+    """Fit each flow to its fold: the nested points and every second draw of the rounds, at the posterior and at two `betas` before it.
 
     At each beta a set of points counts by its effective size; nested points by less, since the masses of their modes drift.
     """
@@ -188,12 +183,12 @@ def _train(key, rng, tools, states, points, rounds, betas):
         drawn = [np.arange(len(r.logw)) % 4 // 2 == fold for r in rounds]
         x = np.concatenate([points.x[nested], *(r.x[m] for r, m in zip(rounds, drawn, strict=True))])
         target = np.full(len(x), -np.inf)
-        for share, beta in zip(TARGET_SHARES, betas, strict=True):
+        for share, beta in zip(TARGET_SHARES, (1.0, *betas), strict=True):
             sets = [_shared(_at(points.logw, points.logL, beta)[nested]) + np.log(NESTED_TRUST)]
             sets += [_shared(_truncated(_at(r.logw, r.logL, beta)[m])) for r, m in zip(rounds, drawn, strict=True)]
             logw = np.concatenate(sets)
             target = np.logaddexp(target, logw - logsumexp(logw) + np.log(share))
-        out.append(tools.fit(k, states[fold], *_training_rows(rng, x, target)))
+        out.append(tools.fit(k, states[fold], _training_rows(rng, x, target)))
     return out
 
 
@@ -203,7 +198,7 @@ def _at(logw, logL, beta):
 
 
 def betas_of(points):
-    """Find the beta at which prior x L^beta has each share of the posterior's information in `INFORMATION`.
+    """Find the betas at which prior x L^beta has each share of the posterior's information in `INFORMATION`.
 
     Regions that live points lost on their way to the posterior are still among the points of earlier contours.
     """
@@ -224,7 +219,7 @@ def betas_of(points):
         return beta
 
     whole = information(1.0)
-    return [1.0, *(solve(share * whole) for share in INFORMATION)]
+    return [solve(share * whole) for share in INFORMATION]
 
 
 def _shared(logw):
@@ -246,7 +241,7 @@ def _training_rows(rng, x, logw):
     for source, slot in ((held, slots), (~held, ~slots)):
         pick = np.flatnonzero(source)
         index[slot] = rng.permutation(pick[systematic_resample(rng, logw[pick], slot.sum())])
-    return x[index], np.ones(TRAIN_ROWS, x.dtype)
+    return x[index]
 
 
 def _logq(tools, flows, fold, x):
@@ -260,13 +255,13 @@ def draw(key, tools, flows, n, spent):
     sources, parts = [(pair[fold], fold) for pair in flows for fold in (0, 1)], []
     for i in range(n // BATCH):
         state, fold = sources[i % len(sources)]
-        x, logq = tools.draw(jax.random.fold_in(key, i), state)
+        x = tools.draw(jax.random.fold_in(key, i), state)
         logL, blobs, logprior, n_calls = tools.target(x)
         spent(n_calls)
         logp = np.where(np.isfinite(logprior), logprior + logL, -np.inf)
         both = np.array([_logq(tools, flows, f, x) for f in (0, 1)])
         mixture = np.logaddexp(*both) - np.log(2)
-        parts.append(Draws(x, logL, blobs, logp - both[fold], logp - mixture, np.full(BATCH, fold), logq))
+        parts.append(Draws(x, logL, blobs, logp - both[fold], logp - mixture, np.full(BATCH, fold)))
     return Draws(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 

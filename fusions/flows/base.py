@@ -32,34 +32,33 @@ class FitInfo(NamedTuple):
     ----------
     loss : () last training loss, per dimension.
     held_out : () best loss on the points kept out of training, per dimension.
+    at_rest : () that of a velocity of zero.
     """
 
     loss: Array
     held_out: Array
+    at_rest: Array
 
 
 class Flow(NamedTuple):
-    """A learned density with its transport from latents z (n, l) of a known law.
+    """A learned density with its transport from a standard normal latent z.
 
     Attributes
     ----------
-    init : key -> state.
-    fit : (key, state, x (n, d), weights (n,)) -> (state, FitInfo).
-    draw : (key, state, n) -> z (n, l).
-    move : (key, state, z, step (n, 1)) -> z; leaves the law of z invariant and is reversible; step 1 is an independent draw, a small
-        step a local move. Steps must not depend on z.
-    push : (state, z) -> (x (n, d), logq (n,)); logq is the density of x [nats].
-    pull : (key, state, x) -> (z, logq); the key draws what x leaves open, such as the winding number of angles.
+    init : key -> FlowState; the untrained flow is the identity on whitened coordinates.
+    fit : (key, state, x (n, d), weights (n,)) -> (FlowState, FitInfo).
+    push : (state, z (n, d)) -> (x (n, d), logq (n,)); logq is the density of x [nats].
+    pull : (key, state, x (n, d)) -> (z (n, d), logq (n,)); the key draws the winding number of angles.
     """
 
-    init: Callable[..., Any]
-    fit: Callable[..., tuple[Any, FitInfo]]
-    draw: Callable[..., Array]
-    move: Callable[..., Array]
+    init: Callable[..., FlowState]
+    fit: Callable[..., tuple[FlowState, FitInfo]]
     push: Callable[..., tuple[Array, Array]]
     pull: Callable[..., tuple[Array, Array]]
 
 
-def sample(flow, key, state, n):
+def sample(flow, key, state, n, dim):
     """Draw n points from the flow; returns (x (n, d), logq (n,))."""
-    return flow.push(state, flow.draw(key, state, n))
+    import jax
+
+    return flow.push(state, jax.random.normal(key, (n, dim), state.shift.dtype))

@@ -10,7 +10,7 @@ import numpy as np
 from fusions.flows import coupling as pairing
 from fusions.flows import matching, network
 from fusions.flows.base import Flow, FlowState
-from fusions.flows.path import base_logprob, crank_nicolson, unwind, wrap
+from fusions.flows.path import base_logprob, unwind, wrap
 from fusions.flows.transport import transport
 
 
@@ -113,13 +113,6 @@ class CNF:
             )
             return FlowState(*learned, shift, scale), info
 
-        def draw(key, state, n):
-            return jax.random.normal(key, (n, space.dim), state.shift.dtype)
-
-        def move(key, state, z, step):
-            del state
-            return crank_nicolson(key, z, step)
-
         def push(state, z):
             period = period_of(state)
             y0 = wrap(z, period)
@@ -136,4 +129,4 @@ class CNF:
             y0 = wrap(y0, period)
             return unwind(key, y0, period, space.periodic), logq(state, y0, logdet, period)
 
-        return Flow(init, fit, draw, move, push, pull)
+        return Flow(init, fit, push, pull)

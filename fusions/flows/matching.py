@@ -133,7 +133,8 @@ def fit(key, state, y, weights, period, *, velocity: Callable, coupling: Callabl
         return i + 1, jnp.where(better, 0, since + 1), state, best, jnp.minimum(now, best_loss), losses[-1]
 
     start = loss_of(state[1], k_held, held_rows)
+    at_rest = matching_loss(lambda y, t: jnp.zeros_like(y), k_held, held_rows, period, coupling, local)
     carry = (jnp.int32(0), jnp.int32(0), state, state[1], start, start)
     unfinished = lambda c: (c[0] < training.rounds) & (c[1] < training.patience)  # noqa: E731
     _, _, (params, _, opt_state), best, held_loss, loss = jax.lax.while_loop(unfinished, body, carry)
-    return (params, best, opt_state), FitInfo(loss, held_loss)
+    return (params, best, opt_state), FitInfo(loss, held_loss, at_rest)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,11 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from fusions.flows import matching, network
-from fusions.flows.base import Flow
+from fusions.flows.base import FitInfo
 from fusions.flows.cnf import coordinates, features
-from fusions.flows.path import crank_nicolson, wrap
+from fusions.flows.path import wrap
 from fusions.flows.transport import transport
-from fusions.numerics import draw_rows
 
 EM_ITERATIONS = 20
 SOFT = 4.0  # squared widening of components where their units are blended, so that the velocity stays smooth between neighbours
@@ -39,6 +39,25 @@ class MixtureState(NamedTuple):
     shift: Any
     scale: Any
     base: Components
+
+
+class MixtureFlow(NamedTuple):
+    """A normalised density that one can draw from.
+
+    Attributes
+    ----------
+    init : key -> state.
+    fit : (key, state, x (n, d)) -> (state, FitInfo).
+    sample : (key, state, n) -> x (n, d).
+    logq : (state, x (n, d)) -> (n,).
+    roundtrip : (key, state, n) -> (n,) log q of draws of the flow along the solve that made them, minus log q computed back from them.
+    """
+
+    init: Callable[..., MixtureState]
+    fit: Callable[..., tuple[MixtureState, FitInfo]]
+    sample: Callable[..., Any]
+    logq: Callable[..., Any]
+    roundtrip: Callable[..., Any]
 
 
 def inverse_factors(base):
@@ -67,13 +86,25 @@ def windings(periodic):
     return np.array(rows)
 
 
-def turned_latents(base, y, period, periodic):
-    """List the latents z (n, k, s, d) that components and turns of angles give y (n, d), with ln (n, k, s) of weight times density."""
+def mixture_logprob(base, y, period, periodic):
+    """Compute ln of the density of a mixture at y (n, d); its components are normal on the line, wrapped normal with angles."""
     inverse, d = inverse_factors(base), y.shape[1]
     turns = jnp.asarray(windings(periodic), y.dtype) * jnp.where(jnp.isfinite(period), period, 0.0)
     z = standardised(inverse, base, y, period)[:, :, None] + jnp.einsum("kij,sj->ksi", inverse, turns)
     logp = -0.5 * jnp.sum(z**2, axis=-1) + (base.logweights - log_volume(base) - 0.5 * d * LOG_2PI)[:, None]
-    return z, logp
+    return jax.nn.logsumexp(logp, axis=(1, 2))
+
+
+def draw_mixture(key, base, n):
+    """Draw n points (n, d) of a mixture; angles are not wrapped."""
+    k_component, k_normal = jax.random.split(key)
+    k = jax.random.categorical(k_component, base.logweights, shape=(n,))
+    return spread_out(base, k, jax.random.normal(k_normal, (n, base.means.shape[1]), base.means.dtype))
+
+
+def spread_out(base, k, z):
+    """Turn standard normals z (n, d) into points of components k (n,)."""
+    return base.means[k] + jnp.einsum("nij,nj->ni", base.factors[k], z)
 
 
 def responsibility(base, z, soft=1.0):
@@ -109,11 +140,10 @@ def farthest_points(key, y, k, period):
     return jnp.concatenate([first[None], rows]), distance
 
 
-def fit_components(key, y, known, period, repeats=1.0):
+def fit_components(key, y, known, period):
     """Fit Gaussians to rows y (n, d) by expectation maximisation from two starts, far points and `known` components; keep the likelier.
 
-    Covariances shrink to isotropy where rows are few; no component is wider than `MOST_TURN` of a circle. `repeats` is how often a
-    point occurs among the rows.
+    Covariances shrink to isotropy where rows are few; no component is wider than `MOST_TURN` of a circle.
     """
     d, k = y.shape[1], len(known.logweights)
     means, distance = farthest_points(key, y, k, period)
@@ -126,7 +156,7 @@ def fit_components(key, y, known, period, repeats=1.0):
         move = jnp.einsum("nk,nkd->kd", share, delta) / count[:, None]
         cov = jnp.einsum("nk,nkd,nke->kde", share, delta, delta) / count[:, None, None] - move[:, :, None] * move[:, None, :]
         round_cov = jnp.trace(cov, axis1=1, axis2=2)[:, None, None] / d * jnp.eye(d, dtype=y.dtype)
-        prior = (d + 2.0) * repeats
+        prior = d + 2.0
         cov = (count[:, None, None] * cov + prior * round_cov) / (count[:, None, None] + prior) + 1e-8 * jnp.eye(d, dtype=y.dtype)
         narrower = jnp.minimum(MOST_TURN * period / jnp.sqrt(jnp.diagonal(cov, axis1=1, axis2=2)), 1.0)
         cov = narrower[:, :, None] * cov * narrower[:, None]
@@ -156,16 +186,14 @@ class MixtureCNF:
     """Settings of a continuous normalising flow whose base is a Gaussian mixture.
 
     Each data point is paired with a draw from its own component (by responsibility), so modes far apart need no long paths. A share of
-    each component is wider, which keeps importance weights bounded where the flow is too narrow. A latent is a component's standard
-    normal with the component's number behind it.
+    each component is wider, which keeps importance weights bounded where the flow is too narrow.
 
     Attributes
     ----------
-    components : number of Gaussians.
+    components : number of Gaussians of the base.
     wide_share, wide_scale : share of draws from widened components, and how much wider they are.
     width, depth : units per hidden layer, number of hidden layers.
     ode_steps : steps of the ODE solver.
-    jitter : standard deviation of the noise on training points, in units of their component; against overfitting.
     training : settings of the fit.
     """
 
@@ -175,10 +203,9 @@ class MixtureCNF:
     width: int = 128
     depth: int = 3
     ode_steps: int = 8
-    jitter: float = 0.0
     training: matching.Training = matching.Training(steps=100, rounds=15, patience=2, batch=256, learning_rate=2e-3, ema=0.98, jitter=0.0)
 
-    def build(self, space) -> Flow:
+    def build(self, space) -> MixtureFlow:
         """Make the flow's functions for a `Space`."""
         net, dim = network.VelocityField(space.dim, self.width, self.depth), space.dim
         circle = jnp.array(space.periodic)
@@ -208,9 +235,6 @@ class MixtureCNF:
                 jnp.concatenate([base.factors, self.wide_scale * base.factors]),
             )
 
-        def spread_out(base, k, z):
-            return base.means[k] + jnp.einsum("nij,nj->ni", base.factors[k], z)
-
         def init(key):
             dtype = jnp.zeros(()).dtype
             x, k = jnp.zeros((1, dim), dtype), self.components
@@ -219,23 +243,19 @@ class MixtureCNF:
             base = Components(jnp.full(k, -jnp.log(k), dtype), jnp.zeros((k, dim), dtype), jnp.tile(jnp.eye(dim, dtype=dtype), (k, 1, 1)))
             return MixtureState(params, params, matching.optimiser(self.training).init(params), jnp.zeros(dim, dtype), scale, base)
 
-        def fit(key, state, x, weights):
-            k_rows, k_base, k_fit = jax.random.split(key, 3)
+        def fit(key, state, x):
+            k_base, k_fit = jax.random.split(key)
+            weights = jnp.ones(len(x), x.dtype)
             shift, scale = matching.whiten(x, weights, space.periodic)
             known = rescaled(state.base, space.wrap(state.shift - shift), scale, state.scale)
             state = state._replace(shift=shift, scale=scale)
             period, y = period_of(state), whitened(state, x)
-            rows = y[draw_rows(k_rows, weights, min(EM_ROWS, len(y)))]
-            repeats = len(rows) * jnp.sum(weights**2) / jnp.sum(weights) ** 2
-            base = fit_components(k_base, rows, known, period, jnp.maximum(repeats, 1.0))
+            base = fit_components(k_base, y[:EM_ROWS], known, period)
             inverse = inverse_factors(base)
 
             def from_component(key, z, y1, period):
-                k_component, k_jitter = jax.random.split(key)
-                k = jax.random.categorical(k_component, jnp.log(responsibility(base, standardised(inverse, base, y1, period))))
-                noise = jax.random.normal(k_jitter, y1.shape, y1.dtype)
-                y1 = y1 + self.jitter * jnp.einsum("nij,nj->ni", base.factors[k], noise)
-                return wrap(spread_out(base, k, z), period), wrap(y1, period)
+                k = jax.random.categorical(key, jnp.log(responsibility(base, standardised(inverse, base, y1, period))))
+                return wrap(spread_out(base, k, z), period), y1
 
             velocity, local = local_velocity(base, period)
             learned, info = matching.fit(
@@ -244,37 +264,29 @@ class MixtureCNF:
             )  # fmt: skip
             return MixtureState(*learned, shift, scale, base), info
 
-        def draw(key, state, n):
-            k_component, k_normal = jax.random.split(key)
-            k = jax.random.categorical(k_component, widened(state.base).logweights, shape=(n, 1))
-            z = jax.random.normal(k_normal, (n, dim), state.shift.dtype)
-            return jnp.concatenate([z, k.astype(z.dtype)], axis=1)
-
-        def move(key, state, z, step):
-            k_move, k_draw, k_choose = jax.random.split(key, 3)
-            fresh = draw(k_draw, state, len(z))[:, dim:]
-            change = jax.random.bernoulli(k_choose, step, fresh.shape)
-            return jnp.concatenate([crank_nicolson(k_move, z[:, :dim], step), jnp.where(change, fresh, z[:, dim:])], axis=1)
-
-        def density(state, logp, logdet):
-            return jax.nn.logsumexp(logp, axis=(1, 2)) - logdet - jnp.sum(jnp.log(jnp.diag(state.scale)))
-
-        def push(state, z):
-            period, base = period_of(state), widened(state.base)
-            y0 = wrap(spread_out(base, z[:, dim].astype(jnp.int32), z[:, :dim]), period)
+        def mover(state, period, *, backward=False, divergence=True):
             velocity = local_velocity(state.base, period)[0]
-            y1, logdet = transport(lambda y, t: velocity(state.ema_params, y, t), y0, steps=self.ode_steps)
-            logp = turned_latents(base, y0, period, space.periodic)[1]
-            return space.wrap(state.shift + y1 @ state.scale.T), density(state, logp, logdet)
+            field = lambda y, t: velocity(state.ema_params, y, t)  # noqa: E731
+            return lambda y: transport(field, y, steps=self.ode_steps, backward=backward, divergence=divergence)
 
-        def pull(key, state, x):
-            period, base = period_of(state), widened(state.base)
-            velocity = local_velocity(state.base, period)[0]
-            y0, logdet = transport(lambda y, t: velocity(state.ema_params, y, t), whitened(state, x), steps=self.ode_steps, backward=True)
-            z, logp = turned_latents(base, wrap(y0, period), period, space.periodic)
-            index = jax.random.categorical(key, logp.reshape(len(x), -1))
-            z = z.reshape(len(x), -1, dim)[jnp.arange(len(x)), index]
-            component = (index // logp.shape[2]).astype(z.dtype)
-            return jnp.concatenate([z, component[:, None]], axis=1), density(state, logp, logdet)
+        def sample(key, state, n):
+            period = period_of(state)
+            y0 = wrap(draw_mixture(key, widened(state.base), n), period)
+            y1, _ = mover(state, period, divergence=False)(y0)
+            return space.wrap(state.shift + y1 @ state.scale.T)
 
-        return Flow(init, fit, draw, move, push, pull)
+        def base_logq(state, y0, logdet, period):
+            return mixture_logprob(widened(state.base), y0, period, space.periodic) - logdet - jnp.sum(jnp.log(jnp.diag(state.scale)))
+
+        def logq(state, x):
+            period = period_of(state)
+            y0, logdet = mover(state, period, backward=True)(whitened(state, x))
+            return base_logq(state, wrap(y0, period), logdet, period)
+
+        def roundtrip(key, state, n):
+            period = period_of(state)
+            y0 = wrap(draw_mixture(key, widened(state.base), n), period)
+            y1, logdet = mover(state, period)(y0)
+            return base_logq(state, y0, logdet, period) - logq(state, space.wrap(state.shift + y1 @ state.scale.T))
+
+        return MixtureFlow(init, fit, sample, logq, roundtrip)

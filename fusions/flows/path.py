@@ -51,8 +51,3 @@ def unwind(key, y, period, periodic):
         return y
     k = jax.random.categorical(key, _winding_terms(y, period), axis=0) - WINDINGS
     return y + k.astype(y.dtype) * jnp.where(jnp.isfinite(period), period, 0.0)
-
-
-def crank_nicolson(key, z, step):
-    """Move a normal latent z (n, d) by sqrt(1 - s^2) z + s xi, which leaves its law invariant (Cotter et al. 2013, arXiv:1202.0709)."""
-    return jnp.sqrt(1 - step**2) * z + step * jax.random.normal(key, z.shape, z.dtype)

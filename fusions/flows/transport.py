@@ -22,7 +22,7 @@ def hutchinson_divergence(velocity, y, probes):
     return v, jnp.mean(jnp.sum(probes * jax.vmap(jvp)(probes), axis=-1), axis=0)
 
 
-def transport(velocity, y, *, steps, backward=False, probes=None):
+def transport(velocity, y, *, steps, backward=False, probes=None, divergence=True):
     """Solve dy/dt = v(y, t) with its divergence by Tsitouras' 5th order method at constant steps.
 
     The whole batch shares the steps, so no row waits for a slower one.
@@ -34,6 +34,7 @@ def transport(velocity, y, *, steps, backward=False, probes=None):
     steps : number of steps.
     backward : solve from t = 1 to t = 0.
     probes : (m, n, d) random probes for Hutchinson's estimate, None for the exact divergence.
+    divergence : whether to compute it; without it the log-determinant is zero.
 
     Returns
     -------
@@ -44,6 +45,8 @@ def transport(velocity, y, *, steps, backward=False, probes=None):
     def field(t, state, args):
         del args
         at_t = lambda y: velocity(y, t)  # noqa: E731
+        if not divergence:
+            return velocity(state[0], t), jnp.zeros_like(state[1])
         return exact_divergence(at_t, state[0]) if probes is None else hutchinson_divergence(at_t, state[0], probes)
 
     t0, t1 = (1.0, 0.0) if backward else (0.0, 1.0)

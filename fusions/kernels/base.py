@@ -22,7 +22,7 @@ class KernelInfo(NamedTuple):
     passed : () share of moves that passed the tests before the likelihood call.
     loss : () held-out loss of the flow in use, nan without one.
     scale : () tuned step size.
-    worth : () number between 0 and 1, how far the learned part of the kernel is worth its moves; nan for a kernel without one.
+    worth : () number between 0 and 1, how far the kernel has learned what it should; nan for one that learns no flow.
     """
 
     accepted: Array

@@ -10,16 +10,18 @@ from fusions.flows.cnf import CNF
 from fusions.kernels.base import Kernel, KernelInfo, walk_length
 
 TARGET_ACCEPTANCE = 0.3  # below it the latent step shrinks
-USEFUL = 0.2  # acceptance times squared latent step below which the walk spends fewer moves on the flow
+USEFUL_ACCEPTANCE = 0.2  # below it the walk spends fewer moves on the flow
+USEFUL_LEARNING = 0.1  # share of the loss at rest that a flow must take away; a perfect one for normal data takes 0.21
 
 
 class FlowParams(NamedTuple):
-    """The flow, the latent step size (1 = independent draws), its recent worth, and the last fit's held-out loss."""
+    """The flow, the latent step (1 = independent draws), recent acceptance, the last fit's held-out loss, how far it has learned (0..1)."""
 
     flow: Any
     scale: Any
-    worth: Any
+    acceptance: Any
     held_out: Any
+    worth: Any
 
 
 class FlowMoves(NamedTuple):
@@ -67,18 +69,21 @@ class FlowKernel:
         def init_params(key, population):
             del population
             one = jnp.ones((), jnp.zeros(()).dtype)
-            return FlowParams(flow.init(key), one, one, jnp.nan * one)
+            return FlowParams(flow.init(key), one, one, jnp.nan * one, one)
 
         def tune(key, population, params, info):
             state, fit = flow.fit(key, params.flow, population.x, population.weights)
             accepted = jnp.nan_to_num(info.accepted, nan=TARGET_ACCEPTANCE)
             scale = jnp.clip(params.scale * jnp.exp(0.5 * (accepted - TARGET_ACCEPTANCE)), 0.1, 1.0)
-            now = jnp.clip(accepted * params.scale**2 / USEFUL, 0.0, 1.0)
-            return FlowParams(state, scale, 0.8 * params.worth + 0.2 * now, fit.held_out)
+            acceptance = 0.8 * params.acceptance + 0.2 * accepted
+            learned = jnp.clip((1 - fit.held_out / fit.at_rest) / USEFUL_LEARNING, 0.0, 1.0)
+            worth = 0.8 * params.worth + 0.2 * jnp.nan_to_num(learned, nan=1.0)
+            return FlowParams(state, scale, acceptance, fit.held_out, worth)
 
         def init(key, params, walkers):
             z, logq = flow.pull(key, params.flow, walkers.x)
             logw = space.logprior(walkers.x) - logq
+            share = params.worth * jnp.clip(params.acceptance / USEFUL_ACCEPTANCE, 0.0, 1.0)
             zero = jnp.zeros((), jnp.int32)
             return FlowMoves(
                 params,
@@ -89,7 +94,7 @@ class FlowKernel:
                 walkers.x,
                 logw,
                 walkers.active,
-                walk_length(self.n_moves * params.worth, walkers.effort),
+                walk_length(self.n_moves * share, walkers.effort),
                 zero,
                 zero,
                 zero,
@@ -101,7 +106,7 @@ class FlowKernel:
             local = jax.random.bernoulli(k_mix, self.local_share, (n,))
             small = s.params.scale * (self.min_scale / s.params.scale) ** jax.random.uniform(k_scale, (n,), s.z.dtype)
             step = jnp.where(local, small, s.params.scale)[:, None]
-            z = flow.move(k_noise, s.params.flow, s.z, step)
+            z = jnp.sqrt(1 - step**2) * s.z + step * jax.random.normal(k_noise, s.z.shape, s.z.dtype)
             x, logq = flow.push(s.params.flow, z)
             logw = space.logprior(x) - logq
             log_u = jnp.log(jax.random.uniform(k_accept, (n,), s.z.dtype))

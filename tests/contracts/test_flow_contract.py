@@ -144,7 +144,7 @@ def test_dtype_and_shapes(name, dtype):
     signature = lambda tree: jax.tree.map(lambda a: (a.shape, a.dtype), tree)  # noqa: E731
     assert signature(fitted) == signature(state)
     assert signature(out) == (((((8, d), np.dtype(dtype)), ((8,), np.dtype(dtype))),) * 2)
-    assert signature(tuple(info)) == (((), np.dtype(dtype)),) * 2
+    assert signature(tuple(info)) == (((), np.dtype(dtype)),) * 3
     floats = [a.dtype for a in jax.tree.leaves(state) if jnp.issubdtype(a.dtype, jnp.floating)]
     assert set(floats) == {np.dtype(dtype)}
 
