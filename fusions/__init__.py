@@ -9,7 +9,7 @@ _EXPORTS = {
     "Refine": "fusions.algorithms.refine",
     "attach": "fusions.again",
     "Result": "fusions.result",
-    "merge": "fusions.result",
+    "merge": "fusions.merging",
     "Status": "fusions.errors",
     "FusionsError": "fusions.errors",
 }

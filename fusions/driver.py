@@ -26,6 +26,7 @@ from fusions.result import Result
 PACKAGES = ("fusions", "jax", "flax", "optax", "diffrax", "numpy")
 OPTIONS = ("n_live", "kernel", "kill", "precision", "cost")
 COSTS = {"cheap": 1e-2, "expensive": 1e-1}  # schedules and their precision
+IDLE = 0.5  # worth of a flow below which the summary says so
 POINTS_PER_DIM = 50  # effective posterior points per dimension that a refine phase starts from
 
 
@@ -276,6 +277,9 @@ def _snapshot(iteration, state, ledger):
 def _result(problem, algorithm, engine, ledger, state, status, key, notes, n_traced, refined=None):
     """Assemble the Result from the ledger and the live points."""
     x, logL, logL_birth, blobs, uniforms = ledger.joined(state)
+    idle, n_levels = int(np.sum(np.array(ledger.trace["worth"]) < IDLE)), len(ledger.trace["worth"])
+    if idle:
+        notes = [*notes, f"The flow had learned nothing at {idle} of {n_levels} levels; walks leaned on slices there and took more calls."]
     fields, n_compiled = refined or ({}, 0)
     info = {
         "seed": key, "path": _path(problem), "fingerprint": problem.fingerprint(), "warnings": list(notes),

@@ -48,6 +48,7 @@ ALLOWED = {
     "storage": {"errors", "numerics"},
     "table": {"errors", "numerics"},
     "result": {"errors", "evidence", "headline", "numerics", "storage", "table"},
+    "merging": {"errors", "result"},
     "ledger": GROUND | {"evidence"},
     "progress": GROUND,
     "evaluate": {"errors"},

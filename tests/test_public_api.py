@@ -5,7 +5,7 @@ import pytest
 import fusions
 from fusions import kernels, priors
 
-NAMES = {"FusionsError", "Prior", "Problem", "Refine", "Result", "Status", "kernels", "merge", "nested", "plot", "priors", "run"}
+NAMES = {"FusionsError", "Prior", "Problem", "Refine", "attach", "Result", "Status", "kernels", "merge", "nested", "plot", "priors", "run"}
 KERNELS = {"Cycle", "FlowKernel", "HitAndRun", "Mixture", "RandomWalk"}
 PRIORS = {
     "Block", "Distribution", "Prior", "beta", "cauchy", "check_names", "cosine", "delta", "exponential", "from_scipy", "gamma",

@@ -230,3 +230,12 @@ def test_posterior_is_that_of_the_headline(ball):
     mean, sd = result.moments()
     assert mean[0] == pytest.approx(0.8, abs=0.05)
     assert sd[0] == pytest.approx(np.sqrt(0.2), abs=0.05)
+
+
+def test_expensive_run_stops_once_there_are_enough_points_to_refine(ball):
+    problem, result = ball
+    nested = result.evidence.logw
+    assert 100 <= 1 / np.sum(np.exp(2 * nested)) < 200
+    alone = fusions.run(problem, fusions.nested(n_live=100, cost="expensive"), key=3, refine=False, progress=False)
+    assert len(alone.logL) > len(result.logL)
+    assert result.status is alone.status is fusions.Status.CONVERGED

@@ -10,7 +10,8 @@ import pytest
 from ledgers import convention_shift, gaussian_ball, half_zero, make_result, wedding_cake
 
 from fusions.errors import FileError, OptionError, Status
-from fusions.result import Result, merge
+from fusions.merging import merge
+from fusions.result import Result
 from fusions.storage import distinct_rows, math_label
 from fusions.table import with_error
 

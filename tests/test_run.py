@@ -4,6 +4,7 @@ Problems and settings are shared, since an engine is compiled once per pair of t
 likelihoods: what is compiled around it does not depend on what it computes.
 """
 
+import dataclasses
 import functools
 import math
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from fusions import priors as pr
 from fusions.engine import make_engine
 from fusions.errors import LikelihoodError, OptionError, ProblemError, Status
 from fusions.flows.cnf import CNF
+from fusions.flows.matching import Training
 
 SMALL_FLOW = kernels.FlowKernel(n_moves=1, flow=CNF(width=8, depth=1, ode_steps=1))
 CYCLE = fusions.nested(n_live=60, kernel=kernels.Cycle((SMALL_FLOW, kernels.HitAndRun())), kill=0.5, cost="cheap", precision=1e-2)
@@ -515,3 +517,19 @@ def test_too_few_live_points_for_the_dimension():
     with pytest.raises(OptionError, match="n_live = 20 is too few for 11 dimensions: expected at least 22"):
         run(fusions.Problem(prior, counted, traceable=False), fusions.nested(n_live=20))
     assert counted.n_calls == 0
+
+
+def test_untrained_flow_is_noticed_and_leaned_away_from():
+    """With a flow that learns nothing walks are longer, the summary says so, and ln Z stays right."""
+    problem, logZ = fusions.Problem(SQUARE, quiet), math.log(2 * math.pi * 0.04 * math.erf(0.5 / 0.2 / math.sqrt(2)) ** 2)
+    flow = CNF(width=16, depth=2, ode_steps=2)
+    dead = dataclasses.replace(flow, training=Training(rounds=0))
+    results = [
+        run(problem, fusions.nested(n_live=100, kernel=kernels.Cycle((kernels.FlowKernel(flow=f), kernels.HitAndRun())), cost="cheap"))
+        for f in (dead, flow)
+    ]
+    for result, noted in zip(results, (True, False), strict=True):
+        assert_right(result, logZ)
+        assert any("learned nothing" in note for note in result.info["warnings"]) is noted
+        assert ("learned nothing" in str(result)) is noted
+    assert results[0].level_trace["effort"][-1] > 1.5 * results[1].level_trace["effort"][-1]
