@@ -26,6 +26,7 @@ from fusions.result import Result
 PACKAGES = ("fusions", "jax", "flax", "optax", "diffrax", "numpy")
 OPTIONS = ("n_live", "kernel", "kill", "precision", "cost")
 COSTS = {"cheap": 1e-2, "expensive": 1e-1}  # schedules and their precision
+CALLS_PER_TRAINING = 500  # likelihood calls that the cheap schedule spends more than the expensive one, per training
 IDLE = 0.5  # worth of a flow below which the summary says so
 POINTS_PER_DIM = 50  # effective posterior points per dimension that a refine phase starts from
 
@@ -46,7 +47,8 @@ def nested_sampling(n_live=500, *, kernel=None, kill=0.1, precision=None, cost=N
     precision : stop when the live points' volume, at their highest likelihood, holds less than this share of the evidence; None for 0.01
         if likelihood calls are cheap, 0.1 if they are expensive.
     cost : "cheap" for long walks, whose volumes alone make a calibrated ln Z; "expensive" for the fewest likelihood calls, which leaves
-        accuracy to the refine phase; None for cheap where the likelihood is traced by JAX, expensive where it is a black box.
+        accuracy to the refine phase; None for cheap where the likelihood is traced by JAX, expensive where it is a black box. "auto"
+        compares the time of a training with that of likelihood calls; equal seeds may then give different runs.
 
     Returns
     -------
@@ -62,8 +64,8 @@ def nested_sampling(n_live=500, *, kernel=None, kill=0.1, precision=None, cost=N
     kill = _checked_number(kill, Real, lambda v: 0 < v <= 0.5, "0 < kill <= 0.5, the share of live points replaced per level", "kill=0.1")
     if precision is not None:
         precision = _checked_number(precision, Real, lambda v: 0 < v < 1, "0 < precision < 1, a share of the evidence", "precision=1e-2")
-    if cost is not None and cost not in COSTS:
-        raise OptionError(f'Expected cost to be "cheap", "expensive" or None, got {cost!r}. Type cost="cheap".')
+    if cost is not None and cost not in (*COSTS, "auto"):
+        raise OptionError(f'Expected cost to be "cheap", "expensive", "auto" or None, got {cost!r}. Type cost="cheap".')
     if kernel is not None and (isinstance(kernel, type) or not hasattr(kernel, "build")):
         raise OptionError(f"Expected kernel settings such as kernels.FlowKernel() or kernels.Cycle((...)), got {kernel!r}.")
     return nested.Nested(n_live + n_live % 2, kernel or default_kernel(), float(kill), precision, cost)
@@ -103,7 +105,8 @@ def run(problem, algorithm=None, *, key=0, refine=True, max_calls=None, max_time
     algorithm = nested_sampling() if algorithm is None else algorithm
     refine = Refine() if refine is True else refine
     _check_arguments(problem, algorithm, refine, max_calls, max_time, callback)
-    algorithm, enough = _settled(algorithm, problem, refine)
+    wanted, automatic = algorithm, algorithm.cost == "auto"
+    algorithm, enough = _settled(wanted, problem, refine)
     key = _checked_number(key, Integral, lambda v: v >= 0, "key to be a non-negative integer seed", "key=0")
     engine, ledger, state = make_engine(problem, algorithm), Ledger(), None
     n_traced, notes = sum(engine.traces.values()), []
@@ -111,6 +114,10 @@ def run(problem, algorithm=None, *, key=0, refine=True, max_calls=None, max_time
     k_begin, k_loop, k_refine = jax.random.split(jax.random.key(key), 3)
     try:
         state, rate, notes = begin(k_begin, problem, algorithm, engine, ledger)
+        if automatic:
+            cost, note = _timed_cost(k_begin, engine, state, rate)
+            algorithm, enough = _settled(dataclasses.replace(wanted, cost=cost), problem, refine)
+            notes = [*notes, note]
         with Bar(shown=progress) as bar:
             bar.note(f"fusions: {problem.prior.dim} dimensions, {_path(problem)} likelihood, n_live = {algorithm.n_live}")
             rng, iteration = np.random.default_rng([key, 1]), 0
@@ -145,10 +152,27 @@ def _settled(algorithm, problem, refine):
     -------
     algorithm, effective posterior points at which the nested run may stop: the refine phase does the rest if calls are expensive.
     """
-    cost = algorithm.cost or ("cheap" if problem.traceable else "expensive")
+    cost = algorithm.cost if algorithm.cost in COSTS else "cheap" if problem.traceable else "expensive"
     early = refine and cost == "expensive" and algorithm.precision is None
     enough = POINTS_PER_DIM * problem.prior.dim if early else np.inf
     return dataclasses.replace(algorithm, cost=cost, precision=algorithm.precision or COSTS[cost]), enough
+
+
+def _timed_cost(key, engine, state, rate):
+    """Time one training and compare it with the likelihood calls that the cheap schedule spends more per training.
+
+    Returns
+    -------
+    "cheap" or "expensive", a sentence for the summary.
+    """
+    population = nested.population(state.x, np.ones(len(state.x), bool), state.pool_x, state.pool_logL, np.inf, 1)
+    for _ in range(2):
+        start = time.perf_counter()
+        jax.block_until_ready(engine.tune(key, population, state.params[0], state.info[0]))
+        training = time.perf_counter() - start
+    calls = CALLS_PER_TRAINING * rate
+    cost = "cheap" if calls < training else "expensive"
+    return cost, f'cost="auto" chose "{cost}": {CALLS_PER_TRAINING} likelihood calls take {calls:.2g} s, a training {training:.2g} s.'
 
 
 def _refine(key, rng, problem, settings, state, ledger, max_calls, max_time):

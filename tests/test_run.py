@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import fusions
-from fusions import kernels
+from fusions import driver, kernels
 from fusions import priors as pr
 from fusions.engine import make_engine
 from fusions.errors import LikelihoodError, OptionError, ProblemError, Status
@@ -467,7 +467,7 @@ def test_no_finite_likelihood_in_the_prior(box):
         ({"kill": 0}, "Expected 0 < kill <= 0.5"),
         ({"kill": "a"}, "Expected 0 < kill <= 0.5"),
         ({"precision": 2}, "Expected 0 < precision < 1"),
-        ({"cost": "free"}, 'Expected cost to be "cheap", "expensive" or None'),
+        ({"cost": "free"}, 'Expected cost to be "cheap", "expensive", "auto" or None'),
         ({"kernel": "flow"}, "Expected kernel settings"),
         ({"kernel": kernels.FlowKernel}, "Expected kernel settings"),
     ],
@@ -533,3 +533,18 @@ def test_untrained_flow_is_noticed_and_leaned_away_from():
         assert any("learned nothing" in note for note in result.info["warnings"]) is noted
         assert ("learned nothing" in str(result)) is noted
     assert results[0].level_trace["effort"][-1] > 1.5 * results[1].level_trace["effort"][-1]
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(0.0, "cheap"), (1.0, "expensive")])
+def test_cost_is_chosen_by_timing(monkeypatch, seconds, expected):
+    """cost="auto" compares a training with the time of likelihood calls, says what it found and keeps its choice."""
+    begin = driver.begin
+
+    def timed(*args):
+        state, _, notes = begin(*args)
+        return state, seconds, notes
+
+    monkeypatch.setattr(driver, "begin", timed)
+    result = run(BOX, fusions.nested(n_live=40, kernel=SLICE.kernel, kill=0.5, cost="auto"), max_calls=60)
+    assert any(f'chose "{expected}"' in note for note in result.info["warnings"])
+    assert f"cost='{expected}'" in result.info["settings"]
