@@ -7,6 +7,7 @@ import numpy as np
 TRUSTED_KHAT = 0.7  # Vehtari et al. 2024, arXiv:1507.02646
 LEAST_ESS = 200  # of the draws
 GOOD_SHARE = 0.4  # effective fraction of draws above which no draw has much weight, whatever k-hat says
+SURE_SHARE = 0.5  # effective fraction of draws below which a warning goes with the importance estimate
 SIGMAS = 3
 
 
@@ -68,5 +69,11 @@ def choose(volumes, refined):
         faults.append(
             f"importance sampling ({logZ:.3f} +- {err:.3f}) and volumes ({volumes[0]:.2f} +- {volumes[1]:.2f}) disagree: one of them lost "
             "or never found a part of the posterior. Run again with another seed and twice the live points."
+        )
+    share = refined["ess"] / refined["n_draws"]
+    if share < SURE_SHARE:
+        faults.append(
+            f"only {share:.0%} of the draws are effective: the flows fit a part of the posterior badly and may miss another, so the error "
+            'of ln Z may be several times larger than claimed. Run again with twice the live points, or with cost="cheap".'
         )
     return Headline("importance", logZ, err, "importance sampling: its weights, rounds and coverage passed their checks", tuple(faults))

@@ -109,6 +109,7 @@ GOOD = {
         ({}, "importance", None),
         ({"khat": 0.9, "ess": 300.0}, "volumes", "few draws carry"),
         ({"khat": 0.9}, "importance", None),
+        ({"ess": 900.0}, "importance", "only 44% of the draws are effective"),
         ({"ess": 100.0, "n_draws": 120}, "volumes", "few draws carry"),
         ({"coverage": (0.05, 0.01)}, "volumes", "importance and bridge sampling differ by +0.050"),
         ({"rounds": [[-1.2, 0.01, 0.7]]}, "volumes", "the last two rounds differ"),
