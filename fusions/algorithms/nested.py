@@ -14,8 +14,8 @@ POOL = 4  # visited points kept per live point
 TARGET_MEMORY = 0.22  # rank correlation of parents and replacements
 MEMORY_RATE, EFFORT_RATE = 0.1, 0.5  # per level
 FULL_POPULATION = 1000  # live points at which walks have their nominal length; fewer train worse flows and get longer walks
-MAX_EFFORT = {"cheap": 20.0, "expensive": 2.0}
-MOST_FOR_FEW = 10.0  # longest walks for lack of live points
+MAX_EFFORT = {"cheap": 10.0, "expensive": 2.0}
+MOST_LEANING = 20.0  # longest walks with a worthless flow
 LEAN = 4.0  # how much longer walks are with a worthless flow, which leaves them to local moves
 
 
@@ -92,7 +92,8 @@ def least_effort(settings, worth):
     """Return the smallest factor on the length of walks: longer ones where calls are cheap and the flow is bad or has few points."""
     if settings.cost == "expensive":
         return 1.0
-    return min(max((FULL_POPULATION / settings.n_live) ** 1.5, 1.0), MOST_FOR_FEW) * (1 + LEAN * (1 - worth))
+    nominal = min(max((FULL_POPULATION / settings.n_live) ** 1.5, 1.0), MAX_EFFORT["cheap"])
+    return min(nominal * (1 + LEAN * (1 - worth)), MOST_LEANING)
 
 
 def worth_of(info):
@@ -229,8 +230,8 @@ def steer(state, settings, info, survivors, parents, children):
     ranks = [np.searchsorted(np.sort(survivors), logL, side="right") / len(survivors) - 0.5 for logL in (parents, children)]
     now = 12 * float(np.mean(ranks[0] * ranks[1]))
     memory = (1 - MEMORY_RATE) * state.memory + MEMORY_RATE * now
-    effort = max(state.effort * np.exp(EFFORT_RATE * (memory - TARGET_MEMORY)), least_effort(settings, worth_of(info)))
-    return memory, min(effort, MAX_EFFORT[settings.cost])
+    effort = min(state.effort * np.exp(EFFORT_RATE * (memory - TARGET_MEMORY)), MAX_EFFORT[settings.cost])
+    return memory, max(effort, least_effort(settings, worth_of(info)))
 
 
 def _walkers(state, parents, chains):
