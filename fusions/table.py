@@ -121,7 +121,7 @@ def _check_lines(result):
     n_live = min(result.n_live, len(result.logL))
     clones = result.n_unique_live < 0.5 * n_live and result.status is not Status.PLATEAU
     unique = f"{result.n_unique_live:,} of {n_live:,}{'  (many clones)' if clones else ''}"
-    left = f"{result.ess:,.0f} of {len(result.logL):,} points"
+    left = f"{result.ess:,.0f} of {len(result.posterior[1]):,} points"
     lines = _line("posterior ESS", left, f"{'unique live points':<{RIGHT}}{unique}")
     p = result.insertion_pvalue
     if p is None:
