@@ -17,7 +17,7 @@ from fusions.begin import begin
 from fusions.engine import make_engine, make_tools
 from fusions.errors import LikelihoodError, OptionError, ProblemError, Status
 from fusions.evaluate import reject_invalid, theta_of
-from fusions.kernels import Cycle, FlowKernel, HitAndRun
+from fusions.kernels import Cycle, FlowKernel, HitAndRun, Jump
 from fusions.ledger import Ledger
 from fusions.problem import Problem
 from fusions.progress import Bar, Snapshot
@@ -32,8 +32,8 @@ POINTS_PER_DIM = 50  # effective posterior points per dimension that a refine ph
 
 
 def default_kernel():
-    """Make the default kernel: global and local flow moves, then slices that do not trust the flow."""
-    return Cycle((FlowKernel(), HitAndRun()))
+    """Make the default kernel: global and local flow moves, a jump between modes, then slices that do not trust the flow."""
+    return Cycle((FlowKernel(), Jump(), HitAndRun()))
 
 
 def nested_sampling(n_live=500, *, kernel=None, kill=0.1, precision=None, cost=None, **unknown):

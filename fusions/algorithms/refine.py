@@ -173,19 +173,18 @@ def _settled(history, khat):
 
 
 def _train(key, rng, tools, states, points, rounds, betas):
-    """Fit each flow to its fold: the nested points and every second draw of the rounds, at the posterior and at two `betas` before it.
+    """Fit each flow to the nested points of its fold and the draws of the rounds, at the posterior and at two `betas` before it.
 
     At each beta a set of points counts by its effective size; nested points by less, since the masses of their modes drift.
     """
     out = []
     for fold, k in enumerate(jax.random.split(key)):
         nested = points.fold == fold
-        drawn = [np.arange(len(r.logw)) % 4 // 2 == fold for r in rounds]
-        x = np.concatenate([points.x[nested], *(r.x[m] for r, m in zip(rounds, drawn, strict=True))])
+        x = np.concatenate([points.x[nested], *(r.x for r in rounds)])
         target = np.full(len(x), -np.inf)
         for share, beta in zip(TARGET_SHARES, (1.0, *betas), strict=True):
             sets = [_shared(_at(points.logw, points.logL, beta)[nested]) + np.log(NESTED_TRUST)]
-            sets += [_shared(_truncated(_at(r.logw, r.logL, beta)[m])) for r, m in zip(rounds, drawn, strict=True)]
+            sets += [_shared(_truncated(_at(r.logw, r.logL, beta))) for r in rounds]
             logw = np.concatenate(sets)
             target = np.logaddexp(target, logw - logsumexp(logw) + np.log(share))
         out.append(tools.fit(k, states[fold], _training_rows(rng, x, target)))

@@ -17,7 +17,7 @@ import pytest
 from fusions import kernels
 from fusions.flows.cnf import CNF
 from fusions.flows.matching import Training
-from fusions.kernels import Cycle, FlowKernel, HitAndRun, Mixture, RandomWalk, drive
+from fusions.kernels import Cycle, FlowKernel, HitAndRun, Jump, Mixture, RandomWalk, drive
 from fusions.kernels.base import Kernel, KernelInfo
 from fusions.types import Population, Space, Walkers
 
@@ -32,6 +32,7 @@ TABLE = {
     "flow": FLOW,
     "slice": SLICE,
     "walk": STEPS,
+    "jump": Jump(n_moves=4, components=6),
     "cycle": Cycle((FLOW, SLICE)),
     "mixture": Mixture((STEPS, SLICE), (0.4, 0.6), n_draws=3),
 }

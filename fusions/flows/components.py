@@ -1,0 +1,150 @@
+"""Gaussian mixtures in whitened coordinates, angles included: fit by expectation maximisation, density, draws."""
+
+import itertools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fusions.flows.path import wrap
+
+CANDIDATES = 4  # rows tried for each new centre
+MOST_TURN = 1 / (2 * np.pi)  # standard deviation of a component along an angle, in turns; wider ones would wind more than once
+LOG_2PI = float(np.log(2 * np.pi))
+
+
+class Components(NamedTuple):
+    """A Gaussian mixture: ln weights (k,), means (k, d), lower triangular factors (k, d, d)."""
+
+    logweights: Any
+    means: Any
+    factors: Any
+
+
+def standard_components(k, dim, dtype):
+    """Make k equal standard normal components."""
+    return Components(jnp.full(k, -jnp.log(k), dtype), jnp.zeros((k, dim), dtype), jnp.tile(jnp.eye(dim, dtype=dtype), (k, 1, 1)))
+
+
+def inverse_factors(base):
+    """Invert the factors (k, d, d)."""
+    eye = jnp.broadcast_to(jnp.eye(base.factors.shape[-1], dtype=base.factors.dtype), base.factors.shape)
+    return jax.scipy.linalg.solve_triangular(base.factors, eye, lower=True)
+
+
+def log_volume(base):
+    """Return ln of the determinant of each factor."""
+    return jnp.sum(jnp.log(jnp.diagonal(base.factors, axis1=1, axis2=2)), axis=1)
+
+
+def standardised(inverse, base, y, period):
+    """Express y (n, d) in the units of each component: (n, k, d)."""
+    return jnp.einsum("kij,nkj->nki", inverse, wrap(y[:, None] - base.means, period))
+
+
+def spread_out(base, k, z):
+    """Turn points z (n, d) in the units of components k (n,) into points (n, d); angles are not wrapped."""
+    return base.means[k] + jnp.einsum("nij,nj->ni", base.factors[k], z)
+
+
+def log_shares(base, z, soft=1.0):
+    """Return ln of the share (n, k) of each component at points expressed in their units, nearest turn of angles only."""
+    return jax.nn.log_softmax(base.logweights - 0.5 * jnp.sum(z**2, axis=-1) / soft - log_volume(base), axis=1)
+
+
+def windings(periodic):
+    """List the turns (s, d) of angles that a wrapped component sums over: none, one angle by one, two angles by one each."""
+    angles, rows = np.flatnonzero(periodic), [np.zeros(len(periodic))]
+    for turned in itertools.chain(*(itertools.combinations(angles, m) for m in (1, 2))):
+        for signs in itertools.product((-1.0, 1.0), repeat=len(turned)):
+            rows.append(np.zeros(len(periodic)))
+            rows[-1][list(turned)] = signs
+    return np.array(rows)
+
+
+def mixture_logprob(base, y, period, periodic):
+    """Compute ln of the density of a mixture at y (n, d); its components are normal on the line, wrapped normal with angles."""
+    inverse, d = inverse_factors(base), y.shape[1]
+    turns = jnp.asarray(windings(periodic), y.dtype) * jnp.where(jnp.isfinite(period), period, 0.0)
+    z = standardised(inverse, base, y, period)[:, :, None] + jnp.einsum("kij,sj->ksi", inverse, turns)
+    logp = -0.5 * jnp.sum(z**2, axis=-1) + (base.logweights - log_volume(base) - 0.5 * d * LOG_2PI)[:, None]
+    return jax.nn.logsumexp(logp, axis=(1, 2))
+
+
+def draw_mixture(key, base, n):
+    """Draw n points (n, d) of a mixture; angles are not wrapped."""
+    k_component, k_normal = jax.random.split(key)
+    k = jax.random.categorical(k_component, base.logweights, shape=(n,))
+    return spread_out(base, k, jax.random.normal(k_normal, (n, base.means.shape[1]), base.means.dtype))
+
+
+def far_points(key, y, weights, k, period):
+    """Choose k centres among rows y (n, d) by greedy k-means++ (Arthur & Vassilvitskii 2007, section 5).
+
+    A few rows are drawn with weight times squared distance from the centres before; the one that leaves the least distance is taken.
+
+    Returns
+    -------
+    centres (k, d), squared distances (n,) of the rows from the nearest centre.
+    """
+
+    def squared(row):
+        return jnp.sum(wrap(y - row, period) ** 2, axis=1)
+
+    def choose(distance, key_i):
+        tried = y[jax.random.categorical(key_i, jnp.log(weights * distance + 1e-30), shape=(CANDIDATES,))]
+        left = jnp.minimum(distance, jax.vmap(squared)(tried))
+        best = jnp.argmin(left @ weights)
+        return left[best], tried[best]
+
+    k_first, k_more = jax.random.split(key)
+    first = y[jax.random.categorical(k_first, jnp.log(weights + 1e-30))]
+    distance, rows = jax.lax.scan(choose, squared(first), jax.random.split(k_more, k - 1))
+    return jnp.concatenate([first[None], rows]), distance
+
+
+def improve(base, y, weights, period):
+    """Do one step of expectation maximisation on weighted rows y (n, d).
+
+    Covariances shrink to isotropy where rows are few; no component is wider than `MOST_TURN` of a circle.
+    """
+    d = y.shape[1]
+    share = jnp.exp(log_shares(base, standardised(inverse_factors(base), base, y, period))) * weights[:, None]
+    count = jnp.sum(share, axis=0) + 1e-6
+    delta = wrap(y[:, None] - base.means, period)
+    move = jnp.einsum("nk,nkd->kd", share, delta) / count[:, None]
+    cov = jnp.einsum("nk,nkd,nke->kde", share, delta, delta) / count[:, None, None] - move[:, :, None] * move[:, None, :]
+    round_cov = jnp.trace(cov, axis1=1, axis2=2)[:, None, None] / d * jnp.eye(d, dtype=y.dtype)
+    prior = d + 2.0
+    cov = (count[:, None, None] * cov + prior * round_cov) / (count[:, None, None] + prior) + 1e-8 * jnp.eye(d, dtype=y.dtype)
+    narrower = jnp.minimum(MOST_TURN * period / jnp.sqrt(jnp.diagonal(cov, axis1=1, axis2=2)), 1.0)
+    cov = narrower[:, :, None] * cov * narrower[:, None]
+    return Components(jnp.log(count / jnp.sum(count)), wrap(base.means + move, period), jnp.linalg.cholesky(cov))
+
+
+def fit_components(key, y, weights, known, period, iterations):
+    """Fit Gaussians to weighted rows y (n, d) from two starts, far points and `known` components; keep the likelier."""
+    d, k = y.shape[1], len(known.logweights)
+    centres, distance = far_points(key, y, weights, k, period)
+    width = jnp.sqrt(distance @ weights / jnp.sum(weights) / d + 1e-12)
+    fresh = Components(jnp.full(k, -jnp.log(k), y.dtype), centres, jnp.tile(width * jnp.eye(d, dtype=y.dtype), (k, 1, 1)))
+
+    def fitted(start):
+        return jax.lax.scan(lambda base, _: (improve(base, y, weights, period), None), start, None, length=iterations)[0]
+
+    def loglikelihood(base):
+        z = standardised(inverse_factors(base), base, y, period)
+        return weights @ jax.nn.logsumexp(base.logweights - 0.5 * jnp.sum(z**2, axis=-1) - log_volume(base), axis=1)
+
+    fresh, again = fitted(fresh), fitted(known)
+    keep = loglikelihood(again) > loglikelihood(fresh)
+    return jax.tree.map(lambda a, b: jnp.where(keep, a, b), again, fresh)
+
+
+def rescaled(base, shift, scale, old_scale):
+    """Express components in new whitened coordinates; shift is the old origin minus the new one."""
+    solve = jax.scipy.linalg.solve_triangular
+    means = solve(scale, (shift + base.means @ old_scale.T).T, lower=True).T
+    factors = solve(jnp.broadcast_to(scale, base.factors.shape), old_scale @ base.factors, lower=True)
+    return Components(base.logweights, means, factors)

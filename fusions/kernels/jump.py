@@ -1,0 +1,131 @@
+"""Jumps between the components of a Gaussian mixture, which carry chains from mode to mode."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fusions.flows.cnf import coordinates
+from fusions.flows.components import (
+    Components,
+    fit_components,
+    inverse_factors,
+    log_shares,
+    log_volume,
+    rescaled,
+    spread_out,
+    standard_components,
+    standardised,
+)
+from fusions.flows.matching import whiten
+from fusions.flows.path import wrap
+from fusions.kernels.base import Kernel, KernelInfo, walk_length
+
+EM_ITERATIONS = 6  # per tuning, from the last one's components and from far points
+
+
+class JumpParams(NamedTuple):
+    """Whitening, shift (d,) and lower triangular scale (d, d), and the components in whitened coordinates."""
+
+    shift: Any
+    scale: Any
+    base: Components
+
+
+class JumpMoves(NamedTuple):
+    """Chains that jump."""
+
+    params: JumpParams
+    x: Any
+    logprior: Any
+    x_new: Any
+    logprior_new: Any
+    active: Any
+    length: Any
+    step: Any
+    n_passed: Any
+    n_accepted: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Jump:
+    """Jumps from a component of a Gaussian mixture to the same place in another one.
+
+    A chain at x takes a component i with its share r_i(x) of the mixture's density, and another component j with equal chance. Expressed
+    in the units of i, z = A_i^-1 (x - m_i), it goes to x' = m_j + A_j z, and is accepted with min(1, prior(x') r_j(x') |A_j| /
+    (prior(x) r_i(x) |A_i|)). Modes far apart exchange chains however narrow they are, so that their masses do not drift.
+
+    Attributes
+    ----------
+    n_moves : jumps per walk (times its effort).
+    components : number of Gaussians, fitted to the population; None for 120 / d within 8 and 24, as covariances need points.
+    """
+
+    n_moves: int = 1
+    components: int | None = None
+
+    def build(self, space) -> Kernel:
+        """Make the kernel's functions for a `Space`."""
+        period_of, whitened = coordinates(space)
+        n_components = self.components or min(max(120 // space.dim, 8), 24)
+        circle = jnp.array(space.periodic)
+
+        def fitted(key, population, params):
+            shift, scale = whiten(population.x, population.weights, space.periodic)
+            known = rescaled(params.base, space.wrap(params.shift - shift), scale, params.scale)
+            new = JumpParams(shift, scale, known)
+            y, period = whitened(new, population.x), period_of(new)
+            return new._replace(base=fit_components(key, y, population.weights, known, period, EM_ITERATIONS))
+
+        def init_params(key, population):
+            dtype = population.x.dtype
+            scale = jnp.diag(jnp.where(circle, jnp.pi, 1.0).astype(dtype))
+            blank = JumpParams(jnp.zeros(space.dim, dtype), scale, standard_components(n_components, space.dim, dtype))
+            return fitted(key, population, blank)
+
+        def tune(key, population, params, info):
+            del info
+            return fitted(key, population, params)
+
+        def init(key, params, walkers):
+            del key
+            logprior, zero = space.logprior(walkers.x), jnp.zeros((), jnp.int32)
+            length = walk_length(self.n_moves, walkers.effort)
+            return JumpMoves(params, walkers.x, logprior, walkers.x, logprior, walkers.active, length, zero, zero, zero)
+
+        def propose(key, s):
+            k_from, k_to, k_accept = jax.random.split(key, 3)
+            base, period, n = s.params.base, period_of(s.params), len(s.x)
+            inverse, rows = inverse_factors(base), jnp.arange(n)
+            z = standardised(inverse, base, whitened(s.params, s.x), period)
+            shares = log_shares(base, z)
+            i = jax.random.categorical(k_from, shares)
+            j = (i + 1 + jax.random.randint(k_to, (n,), 0, n_components - 1, i.dtype)) % n_components
+            y = spread_out(base, j, z[rows, i])
+            reversible = jnp.all(jnp.abs(y - base.means[j]) < period / 2, axis=1)
+            back = log_shares(base, standardised(inverse, base, wrap(y, period), period))
+            x = space.wrap(s.params.shift + y @ s.params.scale.T)
+            logprior, volume = space.logprior(x), log_volume(base)
+            ratio = logprior - s.logprior + back[rows, j] - shares[rows, i] + volume[j] - volume[i]
+            log_u = jnp.log(jax.random.uniform(k_accept, (n,), s.x.dtype))
+            wanted = s.active & (s.step < s.length) & reversible & (log_u < ratio)
+            return s._replace(x_new=x, logprior_new=logprior, n_passed=s.n_passed + jnp.sum(wanted, dtype=jnp.int32)), x, wanted
+
+        def accept(s, above):
+            return s._replace(
+                x=jnp.where(above[:, None], s.x_new, s.x),
+                logprior=jnp.where(above, s.logprior_new, s.logprior),
+                step=s.step + 1,
+                n_accepted=s.n_accepted + jnp.sum(above, dtype=jnp.int32),
+            ), above
+
+        def done(s):
+            return (s.step >= s.length) | ~s.active
+
+        def finish(s):
+            moves = jnp.sum(s.active) * s.step
+            nan = jnp.full((), jnp.nan, s.x.dtype)
+            return s.x, KernelInfo(s.n_accepted / moves, s.n_passed / moves, nan, nan, nan)
+
+        return Kernel(init_params, tune, init, propose, accept, done, finish)
