@@ -26,7 +26,7 @@ class Source(NamedTuple):
         """Draw n points: theta (n, m), log importance weights (n,), likelihood calls."""
         tools, _ = make_tools(self.problem, self.settings)
         calls = []
-        draws = refinement.draw(jax.random.key(key), tools, self.flows, -(-n // refinement.UNIT) * refinement.UNIT, calls.append)
+        draws = refinement.draw(jax.random.key(key), tools, self.flows, refinement.whole_units(n), calls.append)
         pick = np.random.default_rng(key).permutation(len(draws.x))[:n]
         return theta_of(self.problem, draws.x[pick], draws.blobs[pick]), draws.logw[pick], sum(calls)
 
@@ -36,7 +36,7 @@ class Source(NamedTuple):
         missing = (n_eff - result.refined["ess"]) / max(share, 1e-9)
         if missing <= 0:
             return result
-        theta, logw, n_calls = self.draw(-(-int(np.ceil(missing)) // refinement.UNIT) * refinement.UNIT, key)
+        theta, logw, n_calls = self.draw(refinement.whole_units(missing), key)
         draws, logw = np.concatenate([result.draws, theta]), np.concatenate([result.draws_logw, logw])
         now = importance(logw)
         bridged, (_, gap_err) = result.refined["bridge"], result.refined["coverage"]

@@ -11,6 +11,7 @@ from fusions.numerics import effective_sample_size, logsumexp
 
 BRIDGE_ITERATIONS = 200
 BRIDGE_TOLERANCE = 1e-10
+TRUSTED_KHAT = 0.7  # largest Pareto shape of weights that can be trusted (Vehtari et al. 2024, arXiv:1507.02646)
 
 
 class Importance(NamedTuple):
@@ -33,8 +34,8 @@ def importance(logw):
 def pareto_khat(logw):
     """Fit a generalised Pareto distribution to the largest importance weights and return its shape.
 
-    Above 0.7 the estimate can't be trusted at practical sample sizes (Vehtari et al. 2024, arXiv:1507.02646); the fit is that of
-    Zhang & Stephens 2009 (doi:10.1198/tech.2009.08017) with its weak prior towards 0.5.
+    Above `TRUSTED_KHAT` the estimate can't be trusted at practical sample sizes; the fit is that of Zhang & Stephens 2009
+    (doi:10.1198/tech.2009.08017) with its weak prior towards 0.5.
     """
     n = len(logw)
     tail = int(min(0.2 * n, 3 * np.sqrt(n)))

@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-TRUSTED_KHAT = 0.7  # Vehtari et al. 2024, arXiv:1507.02646
+from fusions.estimators import TRUSTED_KHAT
+
 LEAST_ESS = 200  # of the draws
 GOOD_SHARE = 0.4  # effective fraction of draws above which no draw has much weight, whatever k-hat says
 SURE_SHARE = 0.5  # effective fraction of draws below which a warning goes with the importance estimate

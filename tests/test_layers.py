@@ -46,7 +46,7 @@ ALLOWED = {
     "flows.mixture": GROUND | FLOW_PARTS | {"flows.cnf", "flows.components", "flows.matching", "flows.network", "flows.transport"},
     "evidence": {"numerics"},
     "estimators": {"numerics"},
-    "headline": set(),
+    "headline": {"estimators"},
     "storage": {"errors", "numerics"},
     "table": {"errors", "numerics"},
     "result": {"errors", "evidence", "headline", "numerics", "storage", "table"},

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fusions.estimators import Importance, bridge, importance
+from fusions.estimators import TRUSTED_KHAT, Importance, bridge, importance
 from fusions.evidence import bootstrap
 from fusions.flows.mixture import MixtureCNF
 from fusions.numerics import effective_sample_size, logsumexp, systematic_resample
@@ -26,7 +26,6 @@ UNIT = 2 * FITS * BATCH  # a batch from each flow
 LEAST_BUDGET = 10 * UNIT  # likelihood calls that a refine phase may spend after a short nested run
 ROUND_SHARE = 0.05  # of the budget, per adaptation round
 GOOD_SHARE = 0.5  # effective fraction of draws with which adaptation may end
-GOOD_KHAT = 0.7  # and the largest Pareto shape
 N_BOOTSTRAP = 64
 INFORMATION = (0.6, 0.3)  # of two tempered targets, relative to that of the posterior
 TARGET_SHARES = (0.7, 0.15, 0.15)  # of the posterior and of these in the training set
@@ -140,25 +139,29 @@ def refine(key, rng, settings, tools, points, budget, spent, expired):
         return None
     k_init, k_rounds, k_final, k_check = jax.random.split(key, 4)
     flows = [[tools.init(k) for k in jax.random.split(k_init)]]
-    rounds, history, betas = [], [], betas_of(points)
+    rounds, history, betas, best_share = [], [], betas_of(points), 0.0
     for i in range(settings.max_rounds):
         k_fit, k_draw = jax.random.split(jax.random.fold_in(k_rounds, i))
         flows = [_train(k_fit, rng, tools, flows[0], points, rounds, betas), *(flows[: FITS - 1] if i else [])]
         rounds.append(draw(k_draw, tools, flows, per_round, spent))
         now = importance(rounds[-1].logw)
-        if not history or now.ess / per_round >= max(share for *_, share in history):
-            best = flows
+        if now.ess / per_round >= best_share:
+            best, best_share = flows, now.ess / per_round
         history.append((now.logZ, now.logZ_err, now.ess / per_round))
         budget -= per_round
         if _settled(history, now.khat) or budget < 2 * per_round or expired():
             break
-    wanted = (1 / max(max(share for *_, share in history), 1e-9) - 1) / settings.error**2
-    n = UNIT * max(int(np.ceil(min(wanted, settings.max_draws, budget) / UNIT)), 1)
-    draws = draw(k_final, tools, best, n, spent)
+    wanted = (1 / max(best_share, 1e-9) - 1) / settings.error**2
+    draws = draw(k_final, tools, best, whole_units(min(wanted, settings.max_draws, budget)), spent)
     estimate = importance(draws.logw)
     ode_error = float(np.sqrt(np.mean(tools.roundtrip(k_check, best[0][0]) ** 2)))
     bridged, coverage = _bridge(rng, tools, best, points, draws, estimate.logZ)
     return Refined(estimate, bridged, coverage, ode_error, np.array(history), draws, best)
+
+
+def whole_units(n):
+    """Round a number of draws up to a batch from each flow."""
+    return UNIT * max(int(np.ceil(n / UNIT)), 1)
 
 
 def _settled(history, khat):
@@ -166,7 +169,7 @@ def _settled(history, khat):
     if len(history) < 2:
         return False
     (a, a_err, a_share), (b, b_err, b_share) = history[-2:]
-    if min(a_share, b_share) > GOOD_SHARE and khat < GOOD_KHAT and abs(a - b) < 3 * np.hypot(a_err, b_err):
+    if min(a_share, b_share) > GOOD_SHARE and khat < TRUSTED_KHAT and abs(a - b) < 3 * np.hypot(a_err, b_err):
         return True
     shares = [share for *_, share in history]
     return len(shares) > PATIENCE and max(shares[-PATIENCE:]) < 1.1 * max(shares[:-PATIENCE])
