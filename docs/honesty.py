@@ -36,8 +36,8 @@ FAILING = {
 }
 GOOD = {"default": {"n_live": 500}}
 SETTINGS = FAILING | GOOD
-HARD = ("minor2", "minor4", "trio3", "trio5", "grid", "spike4", "banana4", "ridge2", "ridge4", "students4", "ring", "twist")
-EASY = ("minor2", "trio3", "grid", "banana2", "students2", "ring", "twist", "corner3", "chain4", "spike2")
+HARD = ("trio2", "ridge2", "minor2", "trio4", "students4", "grid", "ring", "banana4", "ridge4", "twist", "minor3", "spike4")
+EASY = ("minor2", "trio2", "grid", "banana2", "students2", "ring", "twist", "corner3", "chain4", "spike2")
 TRACED = ("unmoved", "memory", "effort", "acceptance", "worth")
 
 
@@ -47,20 +47,24 @@ def load():
 
 
 def run(settings, names, seeds):
-    """Measure seed by seed, so that an interrupted campaign is balanced."""
+    """Measure problem by problem, setting by setting: programs compiled for one seed serve the next."""
     done = {(r["setting"], r["problem"], r["seed"]) for r in load()}
     ROWS.parent.mkdir(exist_ok=True)
-    for seed in seeds:
+    for name in names:
+        known = PROBLEMS[name]()
         for setting in settings:
-            for name in names:
+            for seed in seeds:
                 if (setting, name, seed) in done:
                     continue
-                row = measure(setting, PROBLEMS[name](), seed)
+                row = measure(setting, known, seed)
                 with ROWS.open("a") as file:
                     file.write(json.dumps(row) + "\n")
                 said = f"warned ({len(row['warnings'])}, p {row['insertion_p']:.2g})" if warned(row) else "quiet"
                 missing = f", never visited {row['unvisited']}" if row["unvisited"] else ""
-                print(f"{setting}, {name} {seed}: {pull(row):+.1f} sigma by {row['headline']}, {said}{missing}, {row['seconds']} s", flush=True)
+                print(
+                    f"{setting}, {name} {seed}: {pull(row):+.1f} sigma by {row['headline']}, {said}{missing}, {row['seconds']} s",
+                    flush=True,
+                )
 
 
 def measure(setting, known, seed):
@@ -118,11 +122,11 @@ def table():
     silent = [r for r in unseen if abs(pull(r)) > FAILED and not warned(r)]
     lines = [
         "# Does a run say so when it is wrong?", "",
-        "Written by `python docs/honesty.py table` from the rows in `results/honesty.jsonl`, measured by `python docs/honesty.py run failing`",
-        "and `python docs/honesty.py run good`, all with the refine phase. Problems and their exact evidences: `honesty_problems.py`; none of",
-        f"them was used to choose a check. A run fails if its headline ln Z is more than {FAILED} claimed errors off, whatever its settings. A",
-        f"warning is any of the headline's, or insertion ranks that the table calls doubtful or biased (p <= {DOUBTFUL}). Runs in which no live",
-        "point, dead ones included, ever lay in the core of a mode of 1 % or more are listed apart: nothing in a run can know of such a mode.",
+        "Written by `python docs/honesty.py table` from the rows in `results/honesty.jsonl`, measured by `python docs/honesty.py run",
+        "failing` and `run good`, all with the refine phase. Problems and exact evidences: `honesty_problems.py`; none of them was used to",
+        f"choose a check. A run fails if its headline ln Z is more than {FAILED} claimed errors off, whatever its settings. A warning is any",
+        f"of the headline's, or insertion ranks that the table calls doubtful or biased (p <= {DOUBTFUL}). Listed apart are runs in which no",
+        "live point, dead ones included, ever lay in the core of a mode of 1 % or more: nothing in a run can know of such a mode.",
         "", "| | runs | warned | limit |", "|---|--:|--:|--:|",
         f"| failed, every mode visited | {len(wrong)} | {share(sum(map(warned, wrong)), len(wrong))} | at least 90 % of at least 30 |",
         f"| default settings, not failed | {len(right)} | {share(sum(map(warned, right)), len(right))} | at most 5 % of at least 100 |",
@@ -131,7 +135,13 @@ def table():
     ]  # fmt: skip
     for setting in dict.fromkeys(r["setting"] for r in rows):
         options = ", ".join(f"{key}={value!r}" for key, value in SETTINGS[setting].items())
-        lines += [f"## {setting[0].upper()}{setting[1:]}", "", f"`nested({options})`", "", *classes([r for r in rows if r["setting"] == setting])]
+        lines += [
+            f"## {setting[0].upper()}{setting[1:]}",
+            "",
+            f"`nested({options})`",
+            "",
+            *classes([r for r in rows if r["setting"] == setting]),
+        ]
     PAGE.write_text("\n".join(lines).rstrip() + "\n")
 
 

@@ -75,17 +75,16 @@ def modes(name, weights, centres, widths, side=10.0) -> Known:
 
 
 def minor(dim) -> Known:
-    """Build a broad mode of mass 0.9 with ten narrow ones of 1 % around it."""
-    rng = np.random.default_rng(dim)
-    signs = rng.choice([-1.0, 1.0], (10, dim))
-    around = signs * rng.uniform(5.0, 8.0, (10, dim))
-    return modes(f"minor{dim}", [0.9] + [0.01] * 10, np.vstack([np.zeros(dim), around]), [1.0] + [0.3] * 10)
+    """Build a mode of mass 0.9 with ten of 1 % at random places on a sphere around it."""
+    around = np.random.default_rng(dim).standard_normal((10, dim))
+    around *= 6 / np.linalg.norm(around, axis=1, keepdims=True)
+    return modes(f"minor{dim}", [0.9] + [0.01] * 10, np.vstack([np.zeros(dim), around]), [1.0] + [0.6] * 10, side=8.0)
 
 
 def trio(dim) -> Known:
     """Build three modes of masses 0.6, 0.3 and 0.1 that grow narrower with their mass."""
-    centres = np.stack([np.full(dim, 4.0), 4.0 * (-1.0) ** np.arange(dim), np.full(dim, -5.0)])
-    return modes(f"trio{dim}", [0.6, 0.3, 0.1], centres, [0.2, 0.5, 1.0])
+    centres = 3.5 * np.stack([np.ones(dim), (-1.0) ** np.arange(dim), -np.ones(dim)])
+    return modes(f"trio{dim}", [0.6, 0.3, 0.1], centres, [0.5, 0.7, 0.9], side=7.0)
 
 
 def grid(n=3) -> Known:
@@ -176,9 +175,9 @@ def chain(dim, rho=0.9) -> Known:
 
 PROBLEMS: dict[str, Callable[[], Known]] = {
     "minor2": partial(minor, 2),
-    "minor4": partial(minor, 4),
-    "trio3": partial(trio, 3),
-    "trio5": partial(trio, 5),
+    "minor3": partial(minor, 3),
+    "trio2": partial(trio, 2),
+    "trio4": partial(trio, 4),
     "grid": grid,
     "spike2": partial(spike, 2),
     "spike4": partial(spike, 4),
