@@ -1,6 +1,6 @@
 """Compare samplers on the same problems by calls x squared error: one process and one JSON row per run; rerun to resume.
 
-python paper/benchmark.py run [--samplers NAME ...] [--problems NAME ...] [--seeds 5] [--first 0] [--setting NAME] [--n-live 500] [--limit 1800]
+python paper/benchmark.py run [--samplers NAME ...] [--problems NAME ...] [--seeds 5] [--setting NAME] [--n-live 500] [--limit 1800]
 python paper/benchmark.py table       # writes paper/benchmark.md from paper/results/benchmark.jsonl and peers.jsonl
 
 Run it with an interpreter that has the sampler and jax (samplers: those of paper/samplers/); fusions need not be installed there.
@@ -192,7 +192,7 @@ def page(n_live):
         "# Side by side with public samplers", "",
         "Written by `python paper/benchmark.py table` from rows in `results/benchmark.jsonl`, measured by `python paper/benchmark.py run`,",
         "and in `results/peers.jsonl`. The latter were measured before, with the same problems and settings but other code around them, on",
-        "another shared machine of two cores: calls and errors can be compared, seconds can't. Of a seed in both the former row counts.", "",
+        "another shared machine of two cores: calls and errors can be compared, seconds can't. Of a seed in both the former counts.", "",
         "Errors are those of ln Z against the exact value (`tests/oracles.py`). W = mean calls x mean squared error: the calls that an",
         "error of 1 takes if errors fall with the root of the calls; small is good. Its interval is a bootstrap over seeds, too short with",
         "few of them. All calls count, those of warm-up and refine phase too. A timeout or an error is a loss. nautilus claims no error;",
