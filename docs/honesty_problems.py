@@ -77,14 +77,14 @@ def modes(name, weights, centres, widths, side=10.0) -> Known:
 def minor(dim) -> Known:
     """Build a mode of mass 0.9 with ten of 1 % at random places on a sphere around it."""
     around = np.random.default_rng(dim).standard_normal((10, dim))
-    around *= 6 / np.linalg.norm(around, axis=1, keepdims=True)
-    return modes(f"minor{dim}", [0.9] + [0.01] * 10, np.vstack([np.zeros(dim), around]), [1.0] + [0.6] * 10, side=8.0)
+    around *= 5 / np.linalg.norm(around, axis=1, keepdims=True)
+    return modes(f"minor{dim}", [0.9] + [0.01] * 10, np.vstack([np.zeros(dim), around]), [1.0] + [0.45] * 10, side=7.0)
 
 
 def trio(dim) -> Known:
     """Build three modes of masses 0.6, 0.3 and 0.1 that grow narrower with their mass."""
-    centres = 3.5 * np.stack([np.ones(dim), (-1.0) ** np.arange(dim), -np.ones(dim)])
-    return modes(f"trio{dim}", [0.6, 0.3, 0.1], centres, [0.5, 0.7, 0.9], side=7.0)
+    centres = 2.5 * np.stack([np.ones(dim), (-1.0) ** np.arange(dim), -np.ones(dim)])
+    return modes(f"trio{dim}", [0.6, 0.3, 0.1], centres, [0.5, 0.7, 0.9], side=5.0)
 
 
 def grid(n=3) -> Known:
@@ -175,7 +175,6 @@ def chain(dim, rho=0.9) -> Known:
 
 PROBLEMS: dict[str, Callable[[], Known]] = {
     "minor2": partial(minor, 2),
-    "minor3": partial(minor, 3),
     "trio2": partial(trio, 2),
     "trio4": partial(trio, 4),
     "grid": grid,

@@ -65,9 +65,9 @@ def test_products_of_independent_parts(pair, each):
 
 def test_the_core_of_a_mode_holds_its_draws_and_no_others():
     known = problems.trio(4)
-    x = 3.5 + 0.5 * np.random.default_rng(2).standard_normal((5000, 4))
+    x = 2.5 + 0.5 * np.random.default_rng(2).standard_normal((5000, 4))
     assert known.inside(x).mean(axis=0) == pytest.approx([problems.CORE, 0, 0], abs=1e-3)
-    assert known.masses == pytest.approx([0.6, 0.3, 0.1], rel=1e-3)
+    assert known.masses == pytest.approx([0.6, 0.3, 0.1], abs=3e-3)
 
 
 def row(**changes):
