@@ -138,15 +138,15 @@ def table():
         f"Of the runs with a mode never visited {len(silent)} are more than {FAILED} errors off without a warning.", "",
     ]  # fmt: skip
     for setting in dict.fromkeys(r["setting"] for r in rows):
-        options = ", ".join(f"{key}={value!r}" for key, value in SETTINGS[setting].items())
-        lines += [
-            f"## {setting[0].upper()}{setting[1:]}",
-            "",
-            f"`nested({options})`",
-            "",
-            *classes([r for r in rows if r["setting"] == setting]),
-        ]
+        mine = [r for r in rows if r["setting"] == setting]
+        lines += [f"## {setting.capitalize()}", "", described(*SETTINGS[setting]), "", *classes(mine)]
     PAGE.write_text("\n".join(lines).rstrip() + "\n")
+
+
+def described(options, refine):
+    """Write settings as they are typed."""
+    words = [f"{key}={type(value).__name__}(...)" if key == "kernel" else f"{key}={value!r}" for key, value in options.items()]
+    return f"`nested({', '.join(words)})`" + ("" if refine is True else f", at most {refine.max_rounds} rounds in the refine phase")
 
 
 def classes(rows):
