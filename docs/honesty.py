@@ -38,8 +38,8 @@ FAILING = {  # options of `nested`, and the refine phase
 }
 GOOD = {"default": ({"n_live": 500}, True)}
 SETTINGS = FAILING | GOOD
-HARD = ("trio2", "ridge2", "minor2", "trio4", "students4", "grid", "ring", "banana4", "ridge4", "twist", "spike4")
-EASY = ("minor2", "trio2", "grid", "banana2", "students2", "ring", "twist", "corner3", "chain4", "spike2")
+HARD = ("grid5", "trio4", "students4", "minor2", "spike4", "banana4", "ridge4", "twist", "grid3", "trio2", "ridge2", "ring")
+EASY = ("minor2", "trio2", "grid3", "banana2", "students2", "ring", "twist", "corner3", "chain4", "spike2")
 TRACED = ("unmoved", "memory", "effort", "acceptance", "worth")
 
 

@@ -87,10 +87,11 @@ def trio(dim) -> Known:
     return modes(f"trio{dim}", [0.6, 0.3, 0.1], centres, [0.5, 0.7, 0.9], side=5.0)
 
 
-def grid(n=3) -> Known:
-    """Build n x n equal modes in the plane."""
+def grid(n, side) -> Known:
+    """Build n x n equal modes in the plane between -6 and 6; the outer ones are cut by the prior if its side is not wider."""
     line = np.linspace(-6, 6, n)
-    return modes("grid", np.full(n * n, 1 / n**2), np.stack(np.meshgrid(line, line), -1).reshape(-1, 2), np.full(n * n, 0.4))
+    centres = np.stack(np.meshgrid(line, line), -1).reshape(-1, 2)
+    return modes(f"grid{n}", np.full(n * n, 1 / n**2), centres, np.full(n * n, 0.4), side)
 
 
 def spike(dim) -> Known:
@@ -177,7 +178,8 @@ PROBLEMS: dict[str, Callable[[], Known]] = {
     "minor2": partial(minor, 2),
     "trio2": partial(trio, 2),
     "trio4": partial(trio, 4),
-    "grid": grid,
+    "grid3": partial(grid, 3, 10.0),
+    "grid5": partial(grid, 5, 6.0),
     "spike2": partial(spike, 2),
     "spike4": partial(spike, 4),
     "banana2": partial(banana, 2),
