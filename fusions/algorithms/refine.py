@@ -25,6 +25,7 @@ FITS = 2  # of each fold whose flows share the draws: what one fit misses anothe
 UNIT = 2 * FITS * BATCH  # a batch from each flow
 LEAST_BUDGET = 10 * UNIT  # likelihood calls that a refine phase may spend after a short nested run
 ROUND_SHARE = 0.05  # of the budget, per adaptation round
+FINAL_SHARE = 0.5  # of the budget that adaptation leaves to the final draws, if they need so many
 GOOD_SHARE = 0.5  # effective fraction of draws with which adaptation may end
 N_BOOTSTRAP = 64
 INFORMATION = (0.6, 0.3)  # of two tempered targets, relative to that of the posterior
@@ -139,7 +140,7 @@ def refine(key, rng, settings, tools, points, budget, spent, expired):
         return None
     k_init, k_rounds, k_final, k_check = jax.random.split(key, 4)
     flows = [[tools.init(k) for k in jax.random.split(k_init)]]
-    rounds, history, betas, best_share = [], [], betas_of(points), 0.0
+    rounds, history, betas, best_share, left = [], [], betas_of(points), 0.0, budget
     for i in range(settings.max_rounds):
         k_fit, k_draw = jax.random.split(jax.random.fold_in(k_rounds, i))
         flows = [_train(k_fit, rng, tools, flows[0], points, rounds, betas), *(flows[: FITS - 1] if i else [])]
@@ -148,11 +149,11 @@ def refine(key, rng, settings, tools, points, budget, spent, expired):
         if now.ess / per_round >= best_share:
             best, best_share = flows, now.ess / per_round
         history.append((now.logZ, now.logZ_err, now.ess / per_round))
-        budget -= per_round
-        if _settled(history, now.khat) or budget < 2 * per_round or expired():
+        left -= per_round
+        wanted = min((1 / max(best_share, 1e-9) - 1) / settings.error**2, settings.max_draws)
+        if _settled(history, now.khat) or left - per_round < max(min(wanted, FINAL_SHARE * budget), per_round) or expired():
             break
-    wanted = (1 / max(best_share, 1e-9) - 1) / settings.error**2
-    draws = draw(k_final, tools, best, whole_units(min(wanted, settings.max_draws, budget)), spent)
+    draws = draw(k_final, tools, best, whole_units(min(wanted, left)), spent)
     estimate = importance(draws.logw)
     ode_error = float(np.sqrt(np.mean(tools.roundtrip(k_check, best[0][0]) ** 2)))
     bridged, coverage = _bridge(rng, tools, best, points, draws, estimate.logZ)
