@@ -1,6 +1,7 @@
 """A run in progress: its levels and its refine phase, when it is saved, and the Result that it makes."""
 
 import dataclasses
+import functools
 import hashlib
 import time
 import warnings
@@ -57,13 +58,14 @@ class Session:
         """Prepare a run: nothing is computed yet."""
         self.problem, self.wanted, self.refine, self.key = problem, algorithm, refine, key
         self.signals, self.folder, self.every = signals, folder, every
+        self.identity = resume.identity(problem, algorithm, key) if folder is not None else None
         self.algorithm, self.enough = settled(algorithm, problem, refine)
         self.engine, self.ledger = make_engine(problem, self.algorithm), Ledger()
         self.n_compiled = -sum(self.engine.traces.values())
         self.k_begin, self.k_loop, self.k_refine = jax.random.split(jax.random.key(key), 3)
         self.mark, self.probe, self.rate, self.refined, self.cut = None, None, 0.0, None, False
         self.notes, self.trouble, self.final = [], None, None
-        self.values, self.unsaved, self.n_saved, self.saved_at, self.written = {}, [], 0, -np.inf, None
+        self.values, self.unsaved, self.n_saved, self.saved_at, self.written = {}, [], 0, -np.inf, (None, None)
 
     # Computing ------------------------------------------------------------------------------------------
 
@@ -205,7 +207,7 @@ class Session:
         if saved is None:
             return False
         meta = saved.meta
-        resume.refuse_other(self.folder.directory, meta["identity"], resume.identity(self.problem, self.wanted, self.key))
+        resume.refuse_other(self.folder.directory, meta["identity"], self.identity)
         self._settle(meta["cost"])
         probe = {name: saved.arrays[f"probe/{name}"] for name in ("x", "logL")}
         chunk = nested.batch_size(self.algorithm)[1]
@@ -218,7 +220,7 @@ class Session:
         self._tell([f"A newer state of the checkpoint was damaged ({text}); the one before was used." for text in saved.damaged])
         if meta["jax"] != _version("jax"):
             self._tell([f"Resumed with jax {_version('jax')}, begun with {meta['jax']}: the numbers may differ from one run in one go."])
-        self.mark, self.n_saved, self.saved_at, self.written = mark, len(self.ledger.blocks), time.perf_counter(), (id(mark), self.final)
+        self.mark, self.n_saved, self.saved_at, self.written = mark, len(self.ledger.blocks), time.perf_counter(), (mark, self.final)
         return True
 
     def _tell(self, notes):
@@ -235,11 +237,12 @@ class Session:
     def save(self):
         """Save what the next session needs; a failure is told, and does not end the run."""
         mark = self.mark
-        if self.folder is None or mark is None or (self.written == (id(mark), self.final) and not self.unsaved):
+        written = self.written[0] is mark and self.written[1] == self.final and not self.unsaved
+        if self.folder is None or mark is None or written:
             return
         meta, arrays = resume.pack_mark(mark)
         meta |= {
-            "identity": resume.identity(self.problem, self.wanted, self.key), "cost": self.algorithm.cost, "rate": self.rate,
+            "identity": self.identity, "cost": self.algorithm.cost, "rate": self.rate,
             "notes": self.notes, "final": self.final, "jax": _version("jax"), "logZ": mark.nested.running.logZ,
         }  # fmt: skip
         arrays |= {f"probe/{name}": values for name, values in self.probe.items()}
@@ -250,7 +253,7 @@ class Session:
         except OSError as error:
             self._failed(error)
         else:
-            self.trouble, self.n_saved, self.unsaved, self.written = None, mark.n_blocks, [], (id(mark), self.final)
+            self.trouble, self.n_saved, self.unsaved, self.written = None, mark.n_blocks, [], (mark, self.final)
         self.saved_at = time.perf_counter()
 
     def _failed(self, error):
@@ -355,6 +358,7 @@ def _kernel_report(info):
     }
 
 
+@functools.cache
 def _version(name):
     try:
         return version(name)

@@ -26,7 +26,7 @@ import fusions.driver  # the fork has it then
 from fusions import kernels
 from fusions import priors as pr
 
-SIGMA = 1e-3
+SIGMA = 1e-2
 
 
 def quiet(p):
@@ -48,8 +48,8 @@ def flow():
 
 
 CASES = {
-    "traced": lambda: (quiet, True, fusions.nested(n_live=100, kernel=kernels.HitAndRun(), kill=0.05), False),
-    "black box": lambda: (slow, False, fusions.nested(n_live=100, kernel=kernels.HitAndRun(), kill=0.05), False),
+    "traced": lambda: (quiet, True, fusions.nested(n_live=100, kernel=kernels.HitAndRun()), False),
+    "black box": lambda: (slow, False, fusions.nested(n_live=100, kernel=kernels.HitAndRun()), False),
     "flow": lambda: (quiet, True, fusions.nested(n_live=60, kernel=flow(), cost="expensive"), False),
     "refined": lambda: (slow, False, fusions.nested(n_live=50, kernel=kernels.HitAndRun()), fusions.Refine(max_rounds=1, error=0.1)),
 }
