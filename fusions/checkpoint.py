@@ -193,7 +193,7 @@ def read(directory):
     damaged = []
     for path in states(directory):
         try:
-            return _read_state(path)._replace(damaged=tuple(damaged))
+            return read_state(path)._replace(damaged=tuple(damaged))
         except (ValueError, KeyError, OSError) as error:
             damaged.append(f"{path.name}: {error}")
     if damaged:
@@ -204,7 +204,7 @@ def read(directory):
     return None
 
 
-def _read_state(path):
+def read_state(path):
     """Read one state and its part of the journal; a ValueError says what is wrong."""
     number, digest = STATE.fullmatch(path.name).groups()
     data = path.read_bytes()

@@ -317,7 +317,8 @@ class Session:
             notes.append(f"The flow had learned nothing at {idle} of {n_levels} levels; walks leaned on slices there and took more calls.")
         info = {
             "seed": self.key, "path": path_of(problem), "fingerprint": problem.fingerprint(), "warnings": notes,
-            "settings": repr(self.algorithm), "versions": {name: _version(name) for name in PACKAGES}, "signal": self.signals.received,
+            "settings": repr(self.algorithm), "versions": {name: _version(name) for name in PACKAGES}, "cut": self.cut,
+            "signal": self.signals.received if self.cut or not status.complete else None,
         }  # fmt: skip
         return Result(
             names=problem.names,

@@ -71,7 +71,8 @@ ALLOWED = {
         "schedule", "session", "signals",
     },
     "plot": {"errors", "result", "table"},
-    "cli": {PACKAGE, "driver", "errors", "plot", "result"},
+    "verify": {PACKAGE, "checkpoint", "errors", "result", "storage"},
+    "cli": {PACKAGE, "checkpoint", "driver", "errors", "plot", "problem", "result", "signals", "storage", "verify"},
 }  # fmt: skip
 
 # library: files that may import it, whether only inside functions
