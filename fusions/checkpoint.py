@@ -107,7 +107,7 @@ class Checkpoint:
         saved = read(self.directory)
         if saved is not None:
             self._number, self._length, self._digest = saved.number, saved.length, saved.digest
-            for path in states(self.directory)[: len(saved.damaged)]:
+            for path in (*states(self.directory)[: len(saved.damaged)], *self.directory.glob(".*.part")):
                 path.unlink()
         return saved
 
