@@ -104,7 +104,7 @@ def pack_mark(mark):
     """Turn a mark into JSON-able metadata and {name: array}."""
     state = mark.nested
     meta = {
-        "iteration": mark.iteration, "rng": mark.rng, "n_blocks": mark.n_blocks, "n_calls": mark.n_calls, "seconds": mark.seconds,
+        "iteration": mark.iteration, "rng": mark.rng, "n_calls": mark.n_calls, "seconds": mark.seconds,
         "elapsed": mark.elapsed, "running": list(state.running), "memory": float(state.memory), "effort": float(state.effort),
         "pool_next": list(state.pool_next),
     }  # fmt: skip
@@ -114,8 +114,8 @@ def pack_mark(mark):
     return meta, arrays
 
 
-def unpack_mark(meta, arrays, engine):
-    """Rebuild a mark; an engine tells how what its kernel has learned is laid out."""
+def unpack_mark(meta, arrays, engine, n_blocks):
+    """Rebuild a mark with `n_blocks` in the ledger; an engine tells how what its kernel has learned is laid out."""
     live = {name: arrays[f"live/{name}"] for name in LIVE}
     x, n = live["x"], len(live["x"])
     people = nested.population(x, np.ones(n, bool), live["pool_x"], live["pool_logL"], np.inf, 0)
@@ -124,7 +124,7 @@ def unpack_mark(meta, arrays, engine):
         **live, pool_next=tuple(meta["pool_next"]), running=Running(*meta["running"]), memory=meta["memory"], effort=meta["effort"],
         **{group: _tree(like[group], arrays, group) for group in like},
     )  # fmt: skip
-    return Mark(state, meta["iteration"], meta["rng"], meta["n_blocks"], meta["n_calls"], meta["seconds"], meta["elapsed"])
+    return Mark(state, meta["iteration"], meta["rng"], n_blocks, meta["n_calls"], meta["seconds"], meta["elapsed"])
 
 
 def _tree(like, arrays, group) -> Any:

@@ -213,14 +213,14 @@ class Session:
         chunk = nested.batch_size(self.algorithm)[1]
         resume.check_likelihood(self.folder.directory, self.problem, self.engine.evaluator, chunk, probe)
         self.ledger.blocks, self.values = resume.unpack_records(saved.records)
-        mark = resume.unpack_mark(meta, saved.arrays, self.engine)
+        mark = resume.unpack_mark(meta, saved.arrays, self.engine, len(self.ledger.blocks))
         self.ledger.n_calls, self.ledger.seconds = mark.n_calls, dict(mark.seconds)
         self.ledger.wind(mark.elapsed)
         self.rate, self.notes, self.final, self.probe = meta["rate"], meta["notes"], meta["final"], probe
         self._tell([f"A newer state of the checkpoint was damaged ({text}); the one before was used." for text in saved.damaged])
         if meta["jax"] != _version("jax"):
             self._tell([f"Resumed with jax {_version('jax')}, begun with {meta['jax']}: the numbers may differ from one run in one go."])
-        self.mark, self.n_saved, self.saved_at, self.written = mark, len(self.ledger.blocks), time.perf_counter(), (mark, self.final)
+        self.mark, self.n_saved, self.saved_at, self.written = mark, mark.n_blocks, time.perf_counter(), (mark, self.final)
         return True
 
     def _tell(self, notes):
