@@ -14,6 +14,7 @@ import os
 import re
 import socket
 import warnings
+import weakref
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +29,10 @@ STATE = re.compile(r"state-(\d{8})-([0-9a-f]{16})\.npz")
 KEPT = 2  # states
 HEAD = 8  # bytes of a record's length
 CHUNK = 1 << 24  # bytes read at once
+_locks = weakref.WeakSet()
+if hasattr(os, "register_at_fork"):
+    # workers that outlive a killed run don't keep its lock
+    os.register_at_fork(after_in_child=lambda: [file.close() for file in _locks])
 
 
 class Saved(NamedTuple):
@@ -75,6 +80,7 @@ class Checkpoint:
         except CheckpointError:
             self._lock.close()
             raise
+        _locks.add(self._lock)
         self._number, self._length, self._digest = 0, 0, hashlib.sha256()
 
     def __enter__(self):
@@ -143,8 +149,7 @@ class Checkpoint:
 
 def _append(path, offset, data):
     """Write bytes from an offset on, where the file then ends; what an interrupted save left there is dropped."""
-    with contextlib.ExitStack() as stack:
-        file = stack.enter_context(path.open("r+b" if path.exists() else "w+b"))
+    with path.open("r+b" if path.exists() else "w+b") as file:
         file.seek(offset)
         file.truncate()
         file.write(data)

@@ -6,8 +6,10 @@ import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -309,6 +311,20 @@ def test_two_writers_are_refused(copy):
     with Checkpoint(copy), pytest.raises(CheckpointError, match=rf"in use by another run \(process {os.getpid()} on"):
         run(checkpoint=copy)
     assert run(checkpoint=copy).status is Status.CONVERGED
+
+
+def test_forked_worker_does_not_keep_the_lock(tmp_path):
+    with Checkpoint(tmp_path):
+        pid = os.fork()
+        if pid == 0:
+            time.sleep(60)
+            os._exit(0)
+    try:
+        with Checkpoint(tmp_path) as folder:
+            assert folder.load() is None
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 @pytest.mark.parametrize(
