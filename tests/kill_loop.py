@@ -59,7 +59,7 @@ def digest(result):
     """Hash what must be equal; seconds need not."""
     arrays = [result.theta, result.logL, result.logL_birth, result.insertion_uniforms, result.draws, result.draws_logw]
     arrays += [result.level_trace[name] for name in sorted(result.level_trace)]
-    words = [result.n_calls, repr(result.logZ), repr(result.logZ_err), result.status.name]
+    words = [result.n_calls, float(result.logZ), float(result.logZ_err), result.status.name]
     return hashlib.sha256(b"".join(a.tobytes() for a in arrays) + repr(words).encode()).hexdigest()
 
 
