@@ -47,7 +47,7 @@ class Status(enum.Enum):
     MAX_TIME = "Stopped at the time limit (max_time); the evidence is incomplete."
     USER_RULE = "Stopped by the user's rule (stop or callback)."
     INTERRUPTED = "Interrupted by the user (Ctrl-C); the evidence is incomplete."
-    TERMINATED = "Stopped by a signal from outside (SIGTERM or SIGUSR1); the evidence is incomplete."
+    TERMINATED = "Stopped by SIGTERM or SIGUSR1; the evidence is incomplete."
     PLATEAU = "Finished: all live points have the same likelihood, which cannot be exceeded."
     FAILED = "Failed: the likelihood raised an error; this is what was computed before it."
 
