@@ -29,7 +29,7 @@ STATE = re.compile(r"state-(\d{8})-([0-9a-f]{16})\.npz")
 KEPT = 2  # states
 HEAD = 8  # bytes of a record's length
 CHUNK = 1 << 24  # bytes read at once
-_locks = weakref.WeakSet()
+_locks: weakref.WeakSet = weakref.WeakSet()
 if hasattr(os, "register_at_fork"):
     # workers that outlive a killed run don't keep its lock
     os.register_at_fork(after_in_child=lambda: [file.close() for file in _locks])
