@@ -106,5 +106,5 @@ def _suspicious(logL):
     if logL.min() < FLOOR:
         notes.append(f"log L is as low as {logL.min():.3g}: if this stands for zero likelihood, return -inf instead.")
     for note in notes:
-        warnings.warn(note, stacklevel=4)
+        warnings.warn(note, stacklevel=6)
     return notes

@@ -1,34 +1,26 @@
-"""run(): the only outer loop."""
+"""run(): the only outer loop, and the settings of its algorithm."""
 
-import dataclasses
+import contextlib
 import difflib
+import os
 import time
-from importlib.metadata import PackageNotFoundError, version
 from numbers import Integral, Real
 
-import jax
 import numpy as np
 
-from fusions.again import Source, flow_arrays
 from fusions.algorithms import nested
-from fusions.algorithms import refine as refinement
 from fusions.algorithms.refine import Refine
-from fusions.begin import begin
-from fusions.engine import make_engine, make_tools
+from fusions.checkpoint import Checkpoint
 from fusions.errors import LikelihoodError, OptionError, ProblemError, Status
-from fusions.evaluate import reject_invalid, theta_of
 from fusions.kernels import Cycle, FlowKernel, HitAndRun, Jump
-from fusions.ledger import Ledger
 from fusions.problem import Problem
-from fusions.progress import Bar, Snapshot
-from fusions.result import Result
+from fusions.progress import Bar
+from fusions.resume import path_of
+from fusions.schedule import COSTS
+from fusions.session import Limits, Session
+from fusions.signals import Signals, StopSignal, exit_code
 
-PACKAGES = ("fusions", "jax", "flax", "optax", "diffrax", "numpy")
 OPTIONS = ("n_live", "kernel", "kill", "precision", "cost")
-COSTS = {"cheap": 1e-2, "expensive": 1e-1}  # schedules and their precision
-CALLS_PER_TRAINING = 500  # likelihood calls that the cheap schedule spends more than the expensive one, per training
-IDLE = 0.5  # worth of a flow below which the summary says so
-POINTS_PER_DIM = 50  # effective posterior points per dimension that a refine phase starts from
 
 
 def default_kernel():
@@ -78,7 +70,10 @@ def _checked_number(value, kind, accept, wanted, example):
     return int(value) if kind is Integral else float(value)
 
 
-def run(problem, algorithm=None, *, key=0, refine=True, max_calls=None, max_time=None, callback=None, progress=True):
+def run(
+    problem, algorithm=None, *, key=0, refine=True, max_calls=None, max_time=None, callback=None, progress=True,
+    checkpoint=None, resume=True, checkpoint_every=60.0,
+):  # fmt: skip
     """Compute evidence and posterior of a problem.
 
     Parameters
@@ -89,118 +84,71 @@ def run(problem, algorithm=None, *, key=0, refine=True, max_calls=None, max_time
     refine : whether to refine ln Z after a converged nested run by flows fitted to the posterior; or settings, `Refine(error=0.01)`.
         It spends at most as many likelihood calls as the nested run did, or 20,480 if those were fewer.
     max_calls : stop after this many likelihood evaluations.
-    max_time : stop after this many seconds.
+    max_time : stop this many seconds after this call.
     callback : function of a `Snapshot`, called after each level; a true return value ends the run.
     progress : whether to show a progress bar.
+    checkpoint : folder to save the run in. The same call then resumes the run, or returns its result if it has ended; a run that was
+        stopped by a limit or a signal goes on with the limits of this call.
+    resume : False to start afresh; what the folder holds is removed when the new live points are drawn.
+    checkpoint_every : seconds between saves; 0 saves after each level.
 
     Returns
     -------
-    Result; also after Ctrl-C or a limit, with a status that says so.
+    Result; also after Ctrl-C, SIGTERM, SIGUSR1 or a limit, with a status that says so.
 
     Raises
     ------
     LikelihoodError
         If the likelihood fails; `error.result` holds what was computed before, or None.
+    CheckpointError
+        If the folder is in use, damaged, or holds another run.
     """
     algorithm = nested_sampling() if algorithm is None else algorithm
     refine = Refine() if refine is True else refine
     _check_arguments(problem, algorithm, refine, max_calls, max_time, callback)
-    wanted, automatic = algorithm, algorithm.cost == "auto"
-    algorithm, enough = _settled(wanted, problem, refine)
+    _check_checkpoint(checkpoint, resume, checkpoint_every)
     key = _checked_number(key, Integral, lambda v: v >= 0, "key to be a non-negative integer seed", "key=0")
-    engine, ledger, state = make_engine(problem, algorithm), Ledger(), None
-    n_traced, notes = sum(engine.traces.values()), []
-    refined = None
-    k_begin, k_loop, k_refine = jax.random.split(jax.random.key(key), 3)
+    limits = Limits(max_calls, np.inf if max_time is None else time.perf_counter() + max_time)
+    with contextlib.ExitStack() as stack:
+        folder = None if checkpoint is None else stack.enter_context(Checkpoint(checkpoint))
+        signals, bar = stack.enter_context(Signals()), stack.enter_context(Bar(shown=progress))
+        session = Session(problem, algorithm, refine, key, signals, folder, checkpoint_every)
+        try:
+            if not (resume and folder is not None and session.resume()):
+                session.begin()
+        except StopSignal:  # nothing to return yet
+            if signals.received == "SIGINT":
+                raise
+            raise SystemExit(exit_code(signals.received)) from None
+        return _advance(session, limits, callback, bar)
+
+
+def _advance(session, limits, callback, bar):
+    """Do levels, then the refine phase, until the run ends in one of its ways."""
+    n_live, dim, path = session.algorithm.n_live, session.problem.prior.dim, path_of(session.problem)
+    bar.note(f"fusions: {dim} dimensions, {path} likelihood, n_live = {n_live}")
+    if session.mark.iteration:
+        bar.note(f"fusions: resumed after {session.mark.iteration:,} levels and {session.mark.n_calls:,} calls")
     try:
-        state, rate, notes = begin(k_begin, problem, algorithm, engine, ledger)
-        if automatic:
-            cost, note = _timed_cost(k_begin, engine, state, rate)
-            algorithm, enough = _settled(dataclasses.replace(wanted, cost=cost), problem, refine)
-            notes = [*notes, note]
-        with Bar(shown=progress) as bar:
-            bar.note(f"fusions: {problem.prior.dim} dimensions, {_path(problem)} likelihood, n_live = {algorithm.n_live}")
-            rng, iteration = np.random.default_rng([key, 1]), 0
-            while (status := _stop(state, algorithm, ledger, max_calls, max_time, enough)) is None:
-                state = _level(jax.random.fold_in(k_loop, iteration), rng, problem, state, algorithm, engine, ledger, rate)
-                iteration += 1
-                snapshot = _snapshot(iteration, state, ledger)
-                bar.update(snapshot)
-                if callback is not None and callback(snapshot):
-                    status = Status.USER_RULE
-                    break
-            if status is Status.CONVERGED and refine:
-                bar.note(f"fusions: nested sampling has converged after {ledger.n_calls:,} calls; refining")
-                refined = _refine(k_refine, rng, problem, refine, state, ledger, max_calls, max_time)
+        while (status := session.stop(limits)) is None:
+            snapshot = session.level()
+            bar.update(snapshot)
+            if callback is not None and callback(snapshot):
+                status = Status.USER_RULE
+                break
+        if (result := session.finished(status, limits)) is not None:
+            return result
+        if status is Status.CONVERGED and session.refine:
+            bar.note(f"fusions: nested sampling has converged after {session.mark.n_calls:,} calls; refining")
+            session.refine_phase(limits)
     except KeyboardInterrupt:
-        if state is None:
-            raise
-        converged = _stop(state, algorithm, ledger, None, None, enough) is Status.CONVERGED
-        notes += ["The refine phase was interrupted; ln Z is that of the nested run."] * converged
-        status = Status.CONVERGED if converged else Status.INTERRUPTED
+        status = session.interrupted()
     except LikelihoodError as error:
-        if state is not None:
-            error.result = _result(problem, algorithm, engine, ledger, state, Status.FAILED, key, notes, n_traced)
+        error.result = session.result(Status.FAILED)
         raise
-    return _result(problem, algorithm, engine, ledger, state, status, key, notes, n_traced, refined)
-
-
-def _settled(algorithm, problem, refine):
-    """Fill in what depends on the problem: the schedule follows the path alone, so that equal seeds give equal runs.
-
-    Returns
-    -------
-    algorithm, effective posterior points at which the nested run may stop: the refine phase does the rest if calls are expensive.
-    """
-    cost = algorithm.cost if algorithm.cost in COSTS else "cheap" if problem.traceable else "expensive"
-    early = refine and cost == "expensive" and algorithm.precision is None
-    enough = POINTS_PER_DIM * problem.prior.dim if early else np.inf
-    return dataclasses.replace(algorithm, cost=cost, precision=algorithm.precision or COSTS[cost]), enough
-
-
-def _timed_cost(key, engine, state, rate):
-    """Time one training and compare it with the likelihood calls that the cheap schedule spends more per training.
-
-    Returns
-    -------
-    "cheap" or "expensive", a sentence for the summary.
-    """
-    population = nested.population(state.x, np.ones(len(state.x), bool), state.pool_x, state.pool_logL, np.inf, 1)
-    for _ in range(2):
-        start = time.perf_counter()
-        jax.block_until_ready(engine.tune(key, population, state.params[0], state.info[0]))
-        training = time.perf_counter() - start
-    calls = CALLS_PER_TRAINING * rate
-    cost = "cheap" if calls < training else "expensive"
-    return cost, f'cost="auto" chose "{cost}": {CALLS_PER_TRAINING} likelihood calls take {calls:.2g} s, a training {training:.2g} s.'
-
-
-def _refine(key, rng, problem, settings, state, ledger, max_calls, max_time):
-    """Refine a converged run; returns the result's fields, or None if no calls are left for it."""
-    start, before, n_nested = time.perf_counter(), dict(ledger.seconds), ledger.n_calls
-    tools, traces = make_tools(problem, settings)
-    n_traced = sum(traces.values())
-
-    def spent(n_calls):
-        ledger.n_calls += n_calls
-
-    def expired():
-        return max_time is not None and ledger.elapsed() >= max_time
-
-    budget = max(n_nested, refinement.LEAST_BUDGET)
-    budget = budget if max_calls is None else min(budget, int(max_calls) - n_nested)
-    found = None if expired() else refinement.refine(key, rng, settings, tools, ledger.points(state), budget, spent, expired)
-    ledger.seconds = {**before, "refine": time.perf_counter() - start}
-    if found is None:
-        return None
-    theta = theta_of(problem, found.draws.x, found.draws.blobs)
-    summary = {
-        "importance": (found.importance.logZ, found.importance.logZ_err), "bridge": found.bridge, "coverage": found.coverage,
-        "ess": found.importance.ess, "khat": found.importance.khat, "n_draws": len(found.draws.x), "n_calls": ledger.n_calls - n_nested,
-        "ode_error": found.ode_error, "rounds": found.rounds.tolist(), "settings": repr(settings),
-    }  # fmt: skip
-    again = {"flows": flow_arrays(found.flows), "source": Source(problem, settings, found.flows)}
-    return {"refined": summary, "draws": theta, "draws_logw": found.draws.logw, **again}, sum(traces.values()) - n_traced
+    finally:
+        session.save()
+    return session.end(status, limits)
 
 
 def _check_arguments(problem, algorithm, refine, max_calls, max_time, callback):
@@ -223,114 +171,10 @@ def _check_arguments(problem, algorithm, refine, max_calls, max_time, callback):
         raise OptionError(f"Expected callback to be a function of a Snapshot, got {callback!r}.")
 
 
-def _path(problem):
-    return "traced" if problem.traceable else "hosted"
-
-
-def _stop(state, algorithm, ledger, max_calls, max_time, enough):
-    """Return the status with which to stop now, or None; `enough` effective posterior points are all that is wanted."""
-    if state.logL.min() == state.logL.max():
-        return Status.PLATEAU
-    if state.running.remaining(state.logL) < np.log(algorithm.precision) or state.running.effective(state.logL) >= enough:
-        return Status.CONVERGED
-    if max_calls is not None and ledger.n_calls >= max_calls:
-        return Status.MAX_CALLS
-    if max_time is not None and ledger.elapsed() >= max_time:
-        return Status.MAX_TIME
-    return None
-
-
-def _level(key, rng, problem, state, algorithm, engine, ledger, rate):
-    """Do one level; enter its dead points, ranks, cost and history into the ledger, all together at its end.
-
-    `rate` is the time per likelihood row [s], from which the likelihood's share of a compiled walk is estimated.
-    """
-    clock, training = time.perf_counter(), []
-
-    def tune(*args):
-        start = time.perf_counter()
-        params = jax.block_until_ready(engine.tune(*args))
-        training.append(time.perf_counter() - start)
-        return params
-
-    def walk(*args):
-        out = engine.walk(*args, spent)
-        if out.invalid is not None:
-            reject_invalid(problem, *out.invalid)
-        return out
-
-    def spent(n_calls):
-        ledger.n_calls += n_calls
-
-    before = ledger.n_calls
-    state, level = nested.step(key, rng, state, algorithm, tune, walk)
-    moving = time.perf_counter() - clock - sum(training)
-    likelihood = min(moving, sum(rate * w.n_rows if np.isnan(w.seconds) else w.seconds for w in level.walks))
-    for name, seconds in (("training", sum(training)), ("likelihood", likelihood), ("ode", moving - likelihood)):
-        ledger.seconds[name] += seconds
-    n_calls = ledger.n_calls - before
-    ledger.bury(level.dead_x, level.dead_logL, level.dead_birth, level.dead_blobs, level.dead_slot)
-    ledger.uniforms.append(level.uniforms)
-    n_dead = len(level.dead_logL)
-    ledger.remember(
-        logL=level.threshold, logX=state.running.logX, n_calls=ledger.n_calls, efficiency=n_dead / max(n_calls, 1),
-        unmoved=level.n_unmoved / n_dead, memory=state.memory, effort=state.effort, **_kernel_report(state.info),
-    )  # fmt: skip
-    return state
-
-
-def _kernel_report(info):
-    """Average acceptance, held-out loss, scale and worth of the first kernel that reports them."""
-    reports = jax.tree.leaves(info, is_leaf=lambda leaf: hasattr(leaf, "accepted"))
-    first = reports[:: max(len(reports) // 2, 1)]
-    return {
-        name: float(np.mean([getattr(r, field) for r in first]))
-        for name, field in (("acceptance", "accepted"), ("loss", "loss"), ("scale", "scale"), ("worth", "worth"))
-    }
-
-
-def _snapshot(iteration, state, ledger):
-    """Sum up the run so far."""
-    efficiency, logL = ledger.trace["efficiency"][-1], ledger.trace["logL"][-1]
-    running = state.running
-    return Snapshot(
-        iteration, logL, running.logX, running.logZ, running.remaining(state.logL), ledger.n_calls, efficiency, ledger.elapsed()
-    )
-
-
-def _result(problem, algorithm, engine, ledger, state, status, key, notes, n_traced, refined=None):
-    """Assemble the Result from the ledger and the live points."""
-    x, logL, logL_birth, blobs, uniforms = ledger.joined(state)
-    idle, n_levels = int(np.sum(np.array(ledger.trace["worth"]) < IDLE)), len(ledger.trace["worth"])
-    if idle:
-        notes = [*notes, f"The flow had learned nothing at {idle} of {n_levels} levels; walks leaned on slices there and took more calls."]
-    fields, n_compiled = refined or ({}, 0)
-    info = {
-        "seed": key, "path": _path(problem), "fingerprint": problem.fingerprint(), "warnings": list(notes),
-        "settings": repr(algorithm), "versions": {name: _version(name) for name in PACKAGES},
-    }  # fmt: skip
-    return Result(
-        names=problem.names,
-        n_params=len(problem.prior.names),
-        labels=dict(problem.labels),
-        theta=theta_of(problem, x, blobs),
-        logL=logL,
-        logL_birth=logL_birth,
-        n_live=len(state.logL),
-        status=status,
-        insertion_uniforms=uniforms,
-        level_trace=ledger.trace,
-        n_calls=ledger.n_calls,
-        seconds=ledger.clocks(),
-        n_compilations=sum(engine.traces.values()) - n_traced + n_compiled,
-        constraint_logmass=problem.prior.log_mass(jax.random.key(key)),
-        info=info,
-        **fields,
-    )
-
-
-def _version(name):
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "unknown"
+def _check_checkpoint(checkpoint, resume, every):
+    """Raise an error that says what to type instead."""
+    if checkpoint is not None and not isinstance(checkpoint, (str, os.PathLike)):
+        raise OptionError(f'Expected checkpoint to be the path of a folder, got {checkpoint!r}. Type checkpoint="runs/a".')
+    if not isinstance(resume, bool):
+        raise OptionError(f"Expected resume to be True or False, got {resume!r}. Type resume=True.")
+    _checked_number(every, Real, lambda v: v >= 0, "checkpoint_every >= 0 seconds", "checkpoint_every=60")

@@ -24,6 +24,10 @@ class FileError(FusionsError, ValueError):
     """A saved run can't be read."""
 
 
+class CheckpointError(FileError):
+    """A checkpoint can't be used: it is damaged, in use, or of another run."""
+
+
 class LikelihoodError(FusionsError, ValueError):
     """The likelihood failed; the message names the parameter values.
 
@@ -43,6 +47,7 @@ class Status(enum.Enum):
     MAX_TIME = "Stopped at the time limit (max_time); the evidence is incomplete."
     USER_RULE = "Stopped by the user's rule (stop or callback)."
     INTERRUPTED = "Interrupted by the user (Ctrl-C); the evidence is incomplete."
+    TERMINATED = "Stopped by SIGTERM or SIGUSR1; the evidence is incomplete."
     PLATEAU = "Finished: all live points have the same likelihood, which cannot be exceeded."
     FAILED = "Failed: the likelihood raised an error; this is what was computed before it."
 

@@ -1,6 +1,7 @@
 """The growing record of a run on the host: dead points, insertion ranks, history, cost."""
 
 import time
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,42 +10,59 @@ from fusions.evidence import Points, evaluate_ledger
 TRACE = ("logL", "logX", "n_calls", "acceptance", "efficiency", "unmoved", "loss", "scale", "worth", "memory", "effort")
 
 
-class Ledger:
-    """Appends level by level; everything in float64, nothing is rewritten.
+class Block(NamedTuple):
+    """What one level (or several, after a checkpoint was read) adds to the ledger.
 
     Attributes
     ----------
-    x, logL, logL_birth, blobs, slot : lists of blocks of dead points; slot is the place among the live points, -1 if never live.
-    uniforms : list of blocks of insertion ranks as uniforms.
-    trace : history, a list per quantity.
+    x : (m, d) dead points; logL, logL_birth : (m,) float64; blobs : (m, b).
+    slot : (m,) place among the live points, -1 if never live.
+    uniforms : (r,) insertion ranks as values in [0, 1).
+    trace : history, {name: (levels,)}.
+    """
+
+    x: np.ndarray
+    logL: np.ndarray
+    logL_birth: np.ndarray
+    blobs: np.ndarray
+    slot: np.ndarray
+    uniforms: np.ndarray
+    trace: dict
+
+
+class Ledger:
+    """Appends block by block; everything in float64, nothing is rewritten.
+
+    Attributes
+    ----------
+    blocks : list of `Block`.
     n_calls : likelihood evaluations.
     seconds : time in "likelihood", "training" and "ode" of the nested run, and in the whole "refine" phase.
     """
 
     def __init__(self):
         """Start empty, with the clock running."""
-        self.x, self.logL, self.logL_birth, self.blobs, self.slot, self.uniforms = [], [], [], [], [], []
-        self.trace = {name: [] for name in TRACE}
+        self.blocks = []
         self.n_calls = 0
         self.seconds = dict.fromkeys(("likelihood", "training", "ode", "refine"), 0.0)
         self._start = time.perf_counter()
 
-    def bury(self, x, logL, logL_birth, blobs, slot):
-        """Append a block of dead points."""
-        self.x.append(x)
-        self.logL.append(logL)
-        self.logL_birth.append(logL_birth)
-        self.blobs.append(blobs)
-        self.slot.append(slot)
+    def bury(self, x, logL, logL_birth, blobs, slot, uniforms=(), trace=None):
+        """Append a block of dead points, the ranks of their replacements and one level's history, all together."""
+        history = {name: np.array([value]) for name, value in (trace or {}).items()}
+        self.blocks.append(Block(x, logL, logL_birth, blobs, slot, np.asarray(uniforms, np.float64), history))
 
-    def remember(self, **values):
-        """Append one level's history."""
-        for name, value in values.items():
-            self.trace[name].append(value)
+    def trace(self):
+        """Return the history, {name: (levels,)}."""
+        return {name: np.concatenate([np.empty(0, int), *(b.trace[name] for b in self.blocks if b.trace)]) for name in TRACE}
 
     def elapsed(self):
-        """Return the seconds since the start."""
+        """Return the seconds since the start, earlier sessions included."""
         return time.perf_counter() - self._start
+
+    def wind(self, elapsed):
+        """Set the clock, to go on after earlier sessions."""
+        self._start = time.perf_counter() - elapsed
 
     def clocks(self):
         """Return the seconds of each part, "rest" and "total"."""
@@ -53,11 +71,19 @@ class Ledger:
 
     def joined(self, state):
         """Return x, logL, logL_birth, blobs of the dead followed by the live points of a NestedState, and the uniforms."""
-        pairs = ((self.x, state.x), (self.logL, state.logL), (self.logL_birth, state.birth), (self.blobs, state.blobs))
-        return *(np.concatenate([*dead, live]) for dead, live in pairs), np.concatenate([np.empty(0), *self.uniforms])
+        dead = merge_blocks(self.blocks)
+        pairs = ((dead.x, state.x), (dead.logL, state.logL), (dead.logL_birth, state.birth), (dead.blobs, state.blobs))
+        return *(np.concatenate(pair) for pair in pairs), dead.uniforms
 
     def points(self, state):
         """Return the dead and live points as `Points` with their posterior weights."""
         x, logL, logL_birth, _, _ = self.joined(state)
-        slot = np.concatenate([*self.slot, np.arange(len(state.logL))])
+        slot = np.concatenate([*(b.slot for b in self.blocks), np.arange(len(state.logL))])
         return Points(x, logL, logL_birth, slot, (slot >= len(state.logL) // 2).astype(int), evaluate_ledger(logL, logL_birth).logw)
+
+
+def merge_blocks(blocks):
+    """Join blocks into one."""
+    columns = [np.concatenate(column) for column in zip(*(b[:-1] for b in blocks), strict=True)]
+    names = dict.fromkeys(name for b in blocks for name in b.trace)
+    return Block(*columns, {name: np.concatenate([b.trace[name] for b in blocks if b.trace]) for name in names})

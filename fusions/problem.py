@@ -99,16 +99,15 @@ class Problem:
         logL = np.array([result[0] for result in results], float)
         return logL, np.array([result[1] for result in results], float).reshape(len(theta), self.n_blobs)
 
-    def fingerprint(self) -> str:
-        """Return a hash of names, labels, prior and theta at fixed points, the same in every session.
+    def fingerprint(self, *, labels: bool = True) -> str:
+        """Return a hash of names, labels (unless told not), prior and theta at fixed points, the same in every session.
 
         Values of theta enter with five digits, so that the hash is the same on every processor.
         """
         d = self.prior.dim
         points = np.array([[np.sin(1.3 + 2.1 * i + 0.7 * j) for j in range(d)] for i in range(4)])
         values = [f"{value:.4e}" for value in self.prior.theta_rows(points).ravel()]
-        labels = sorted((self.labels or {}).items())
-        words = [self.names, labels, self.prior.periodic, repr(self.prior), values]
+        words = [self.names, sorted((self.labels or {}).items()) if labels else [], self.prior.periodic, repr(self.prior), values]
         return hashlib.sha256(repr(words).encode()).hexdigest()
 
 

@@ -18,7 +18,7 @@ MANIFEST = "result.json"
 ANESTHETIC_LOGZERO = -1e30
 
 
-def _jsonable(value):
+def jsonable(value):
     """Turn numpy values into plain ones and whatever else into text."""
     if isinstance(value, np.generic):
         return value.item()
@@ -36,6 +36,31 @@ def write_atomically(path, data):
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+    if hasattr(os, "O_DIRECTORY"):
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _checksum(manifest):
+    """Return the sha256 of a manifest's other entries."""
+    rest = {key: value for key, value in manifest.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def pack(arrays):
+    """Return named arrays as the bytes of an uncompressed npz file."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def unpack(data):
+    """Return the named arrays of an npz file's bytes."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
 
 
 def write_run(directory, arrays, meta):
@@ -63,7 +88,8 @@ def write_run(directory, arrays, meta):
     name = f"arrays-{digest[:12]}.npz"
     write_atomically(directory / name, data)
     manifest = {"format": FORMAT, "version": VERSION, "arrays": name, "sha256": digest, **meta}
-    text = json.dumps(manifest, indent=1, default=_jsonable)
+    manifest = json.loads(json.dumps(manifest, default=jsonable))
+    text = json.dumps({**manifest, "checksum": _checksum(manifest)}, indent=1)
     write_atomically(directory / MANIFEST, text.encode())
     for old in directory.glob("arrays-*.npz"):
         if old.name != name:
@@ -89,6 +115,8 @@ def _read_manifest(directory):
         raise FileError(
             f"{path} has format version {manifest.get('version')}, this fusions reads version {VERSION}. Install the fusions that wrote it."
         )
+    if manifest.get("checksum", wanted := _checksum(manifest)) != wanted:
+        raise FileError(f"{path} is damaged or was edited: its checksum is wrong. Restore it from a copy, or run again.")
     return manifest
 
 
@@ -112,8 +140,7 @@ def read_run(directory):
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != manifest.get("sha256"):
         raise FileError(f"{path} is truncated or changed: its checksum is not the one in {MANIFEST}. Restore it from a copy, or run again.")
-    with np.load(io.BytesIO(data), allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}, manifest
+    return unpack(data), manifest
 
 
 def exported_births(logL, logL_birth, logzero=-np.inf):

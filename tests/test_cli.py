@@ -1,9 +1,11 @@
 """The command line, called in-process on a small model file."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from fusions import cli, kernels
+from fusions import checkpoint, cli, kernels
 from fusions.result import Result
 
 MODEL = """
@@ -37,6 +39,24 @@ def loglikelihood(p):
 
 
 problem = fusions.Problem(prior, loglikelihood)
+"""
+SIGNALLED = f"""
+{MODEL}
+import os
+import pathlib
+import signal
+
+CALLS = pathlib.Path(__file__).with_suffix(".calls")
+
+
+def loglikelihood(p):
+    if not CALLS.exists() and p["x"] ** 2 + p["y"] ** 2 < 2e-4:
+        CALLS.write_text("")
+        os.kill(os.getpid(), signal.NAME)
+    return -50 * (float(p["x"]) ** 2 + float(p["y"]) ** 2)
+
+
+problem = fusions.Problem(prior, loglikelihood, traceable=False)
 """
 
 
@@ -134,7 +154,85 @@ def test_failed_likelihood_is_saved(tmp_path, capsys):
     assert Result.load(tmp_path / "out").status.name == "FAILED"
 
 
-@pytest.mark.parametrize("command", ["summary", "plot"])
+def test_stopped_run_is_resumed(model, tmp_path, capsys):
+    """The same command, or `resume`, goes on; the end is that of a run in one go."""
+    out = tmp_path / "out"
+    assert run(model, "-o", out, "--max-calls", 500) == 3
+    assert f"fusions resume {out}" in capsys.readouterr().out
+    assert run(model, "-o", out, "--max-calls", 1000) == 3
+    assert cli.main(["resume", str(out), "--quiet"]) == 0
+    assert run(model, "-o", tmp_path / "whole") == 0
+    resumed, whole = Result.load(out), Result.load(tmp_path / "whole")
+    np.testing.assert_array_equal(resumed.logL, whole.logL)
+    assert (resumed.logZ, resumed.n_calls) == (whole.logZ, whole.n_calls)
+
+
+def test_other_run_in_the_folder(model, tmp_path, capsys):
+    out = tmp_path / "out"
+    run(model, "-o", out, "--max-calls", 1)
+    assert run(model, "-o", out, "--seed", 1) == 2
+    assert "key was 0, now is 1" in capsys.readouterr().err
+    assert cli.main(["resume", str(out), "--quiet", "--max-calls", "1"]) == 3
+    assert run(model, "-o", out, "--seed", 1, "--fresh", "--max-calls", 1) == 3
+    assert Result.load(out).info["seed"] == 1
+    assert cli.main(["resume", str(out), "--quiet", "--max-calls", "1"]) == 3
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGUSR1", 138)])
+def test_exit_code_of_a_signal(name, code, tmp_path, capsys):
+    path = tmp_path / "signalled.py"
+    path.write_text(SIGNALLED.replace("NAME", name))
+    assert run(path, "-o", tmp_path / "out") == code
+    assert "fusions resume" in capsys.readouterr().out
+    assert cli.main(["resume", str(tmp_path / "out"), "--quiet"]) == 0
+
+
+def test_export(model, tmp_path, capsys):
+    from anesthetic import read_chains
+
+    out = tmp_path / "out"
+    run(model, "-o", out, "--max-calls", 500)
+    capsys.readouterr()
+    assert cli.main(["export", str(out), "--format", "csv"]) == 0
+    assert capsys.readouterr().out.strip() == str(out / "chains.csv")
+    assert cli.main(["export", str(out), "--format", "polychord", "-o", str(tmp_path / "else")]) == 0
+    wanted = Result.load(out).samples().logZ()
+    for root in (out / "chains.csv", tmp_path / "else"):
+        assert read_chains(str(root)).logZ() == pytest.approx(wanted, abs=1e-6)
+
+
+def test_check(model, tmp_path, capsys):
+    """A whole folder, one with a damaged state, one with a ledger that no run makes, one without a result."""
+    out = tmp_path / "out"
+    run(model, "-o", out, "--max-calls", 500)
+    capsys.readouterr()
+    assert cli.main(["check", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("ok  ") == 3
+    assert "dead points" in printed
+    newest = checkpoint.states(out)[0]
+    newest.write_bytes(newest.read_bytes()[:-5])
+    assert cli.main(["check", str(out)]) == 1
+    assert f"bad   {newest.name}: it is truncated or changed" in capsys.readouterr().out
+    result = Result.load(out)
+    dataclasses.replace(result, logL=result.logL[::-1]).save(out)
+    assert cli.main(["check", str(out)]) == 1
+    assert "below the contour that it was born at" in capsys.readouterr().out
+    (out / "result.json").unlink()
+    cli.main(["check", str(out)])
+    assert "no result yet" in capsys.readouterr().out
+    assert cli.main(["summary", str(out)]) == 2
+    assert f"fusions resume {out}" in capsys.readouterr().err
+
+
+def test_damaged_command(model, tmp_path, capsys):
+    run(model, "-o", tmp_path / "out", "--max-calls", 1)
+    (tmp_path / "out" / "command.json").write_text("{")
+    assert cli.main(["resume", str(tmp_path / "out")]) == 2
+    assert "Can't read command.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["summary", "plot", "check", "resume"])
 def test_wrong_folder(command, tmp_path, capsys):
     assert cli.main([command, str(tmp_path / "nowhere")]) == 2
     assert "nowhere" in capsys.readouterr().err

@@ -60,12 +60,21 @@ ALLOWED = {
     "engine": {"algorithms.refine", "evaluate", "kernels.drive", "types"},
     "again": {"algorithms", "algorithms.refine", "engine", "errors", "estimators", "evaluate", "problem"},
     "begin": {"algorithms.nested", "errors", "evaluate", "evidence"},
+    "checkpoint": {"errors", "storage"},
+    "signals": set(),
+    "schedule": {"algorithms", "algorithms.nested"},
+    "resume": {PACKAGE, "algorithms", "algorithms.nested", "errors", "evaluate", "evidence", "ledger"},
+    "session": {
+        PACKAGE, "again", "algorithms", "algorithms.nested", "algorithms.refine", "begin", "engine", "errors", "evaluate", "ledger",
+        "progress", "result", "resume", "schedule",
+    },
     "driver": {
-        "again", "algorithms", "algorithms.nested", "algorithms.refine", "begin", "engine", "errors", "evaluate", "kernels", "ledger",
-        "problem", "progress", "result", "types",
+        "algorithms", "algorithms.nested", "algorithms.refine", "checkpoint", "errors", "kernels", "problem", "progress", "resume",
+        "schedule", "session", "signals",
     },
     "plot": {"errors", "result", "table"},
-    "cli": {PACKAGE, "driver", "errors", "plot", "result"},
+    "verify": {PACKAGE, "checkpoint", "errors", "result", "storage"},
+    "cli": {PACKAGE, "checkpoint", "driver", "errors", "plot", "problem", "result", "signals", "storage", "verify"},
 }  # fmt: skip
 
 # library: files that may import it, whether only inside functions

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import fusions
-from fusions import driver, kernels
+from fusions import kernels, session
 from fusions import priors as pr
 from fusions.engine import make_engine
 from fusions.errors import LikelihoodError, OptionError, ProblemError, Status
@@ -538,13 +538,13 @@ def test_untrained_flow_is_noticed_and_leaned_away_from():
 @pytest.mark.parametrize(("seconds", "expected"), [(0.0, "cheap"), (1.0, "expensive")])
 def test_cost_is_chosen_by_timing(monkeypatch, seconds, expected):
     """cost="auto" compares a training with the time of likelihood calls, says what it found and keeps its choice."""
-    begin = driver.begin
+    begin = session.begin
 
     def timed(*args):
         state, _, notes = begin(*args)
         return state, seconds, notes
 
-    monkeypatch.setattr(driver, "begin", timed)
+    monkeypatch.setattr(session, "begin", timed)
     result = run(BOX, fusions.nested(n_live=40, kernel=SLICE.kernel, kill=0.5, cost="auto"), max_calls=60)
     assert any(f'chose "{expected}"' in note for note in result.info["warnings"])
     assert f"cost='{expected}'" in result.info["settings"]

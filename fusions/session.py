@@ -1,0 +1,367 @@
+"""A run in progress: its levels and its refine phase, when it is saved, and the Result that it makes."""
+
+import dataclasses
+import functools
+import hashlib
+import time
+import warnings
+from importlib.metadata import PackageNotFoundError, version
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from fusions import resume
+from fusions.again import Source, attach, flow_arrays
+from fusions.algorithms import nested
+from fusions.algorithms import refine as refinement
+from fusions.begin import begin
+from fusions.engine import make_engine, make_tools
+from fusions.errors import FileError, Status
+from fusions.evaluate import reject_invalid, theta_of
+from fusions.ledger import Ledger
+from fusions.progress import Snapshot
+from fusions.result import Result
+from fusions.resume import Mark, generator, path_of
+from fusions.schedule import settled, timed_cost
+
+PACKAGES = ("fusions", "jax", "flax", "optax", "diffrax", "numpy")
+IDLE = 0.5  # worth of a flow below which the summary says so
+
+
+class Limits(NamedTuple):
+    """Limits of one call of `run`: likelihood calls in all, the time at which to stop."""
+
+    max_calls: float | None
+    deadline: float
+
+    def expired(self):
+        """Return whether time is up."""
+        return time.perf_counter() >= self.deadline
+
+
+class Session:
+    """A run in progress.
+
+    Attributes
+    ----------
+    algorithm, enough : settings with their schedule, effective posterior points at which the nested run may stop.
+    mark : the last `Mark`; None before the live points are drawn.
+    ledger : Ledger; what it holds beyond the mark does not count.
+    refined : fields of the refine phase, or None.
+    cut : whether the refine phase was left early, so that its result is not final.
+    notes : sentences for the summary.
+    trouble : why the last save failed, or None.
+    """
+
+    def __init__(self, problem, algorithm, refine, key, signals, folder=None, every=0.0):
+        """Prepare a run: nothing is computed yet."""
+        self.problem, self.wanted, self.refine, self.key = problem, algorithm, refine, key
+        self.signals, self.folder, self.every = signals, folder, every
+        self.identity = resume.identity(problem, algorithm, key) if folder is not None else None
+        self.algorithm, self.enough = settled(algorithm, problem, refine)
+        self.engine, self.ledger = make_engine(problem, self.algorithm), Ledger()
+        self.n_compiled = -sum(self.engine.traces.values())
+        self.k_begin, self.k_loop, self.k_refine = jax.random.split(jax.random.key(key), 3)
+        self.mark, self.probe, self.rate, self.refined, self.cut = None, None, 0.0, None, False
+        self.notes, self.trouble, self.final = [], None, None
+        self.values, self.unsaved, self.n_saved, self.saved_at, self.written = {}, [], 0, -np.inf, (None, None)
+
+    # Computing ------------------------------------------------------------------------------------------
+
+    def begin(self):
+        """Draw the live points and choose the schedule; what an earlier run left in the folder is removed."""
+        with self.signals.interruptible():
+            state, self.rate, notes = begin(self.k_begin, self.problem, self.algorithm, self.engine, self.ledger)
+            self.notes += notes
+            if self.wanted.cost == "auto":
+                cost, note = timed_cost(self.k_begin, self.engine, state, self.rate)
+                self._settle(cost)
+                self.notes.append(note)
+        best = np.argsort(state.logL)[-resume.N_PROBES :]
+        self.probe = {"x": state.x[best], "logL": state.logL[best]}
+        self._commit(state, 0, np.random.default_rng([self.key, 1]))
+        if self.folder is not None:
+            self.folder.clear()
+            self.save()
+
+    def stop(self, limits):
+        """Return the status with which to stop now, or None."""
+        state = self.mark.nested
+        if state.logL.min() == state.logL.max():
+            return Status.PLATEAU
+        if state.running.remaining(state.logL) < np.log(self.algorithm.precision) or state.running.effective(state.logL) >= self.enough:
+            return Status.CONVERGED
+        if self.signals.received:
+            return self._signalled()
+        if limits.max_calls is not None and self.ledger.n_calls >= limits.max_calls:
+            return Status.MAX_CALLS
+        return Status.MAX_TIME if limits.expired() else None
+
+    def _signalled(self):
+        return Status.TERMINATED if self.signals.received in ("SIGTERM", "SIGUSR1") else Status.INTERRUPTED
+
+    def level(self):
+        """Do one level; enter its dead points, ranks, cost and history into the ledger, all together at its end."""
+        clock, training, before = time.perf_counter(), [], self.ledger.n_calls
+
+        def tune(*args):
+            start = time.perf_counter()
+            params = jax.block_until_ready(self.engine.tune(*args))
+            training.append(time.perf_counter() - start)
+            return params
+
+        def walk(*args):
+            out = self.engine.walk(*args, self._spent)
+            if out.invalid is not None:
+                reject_invalid(self.problem, *out.invalid)
+            return out
+
+        key, rng = jax.random.fold_in(self.k_loop, self.mark.iteration), generator(self.mark.rng)
+        with self.signals.interruptible():
+            state, level = nested.step(key, rng, self.mark.nested, self.algorithm, tune, walk)
+        moving = time.perf_counter() - clock - sum(training)
+        likelihood = min(moving, sum(self.rate * w.n_rows if np.isnan(w.seconds) else w.seconds for w in level.walks))
+        for name, seconds in (("training", sum(training)), ("likelihood", likelihood), ("ode", moving - likelihood)):
+            self.ledger.seconds[name] += seconds
+        n_calls, n_dead = self.ledger.n_calls - before, len(level.dead_logL)
+        trace = {
+            "logL": level.threshold, "logX": state.running.logX, "n_calls": self.ledger.n_calls, "efficiency": n_dead / max(n_calls, 1),
+            "unmoved": level.n_unmoved / n_dead, "memory": state.memory, "effort": state.effort, **_kernel_report(state.info),
+        }  # fmt: skip
+        dead = level.dead_x, level.dead_logL, level.dead_birth, level.dead_blobs, level.dead_slot
+        self.ledger.bury(*dead, level.uniforms, trace)
+        self._commit(state, self.mark.iteration + 1, rng)
+        self._save_if_due()
+        return self._snapshot()
+
+    def _spent(self, n_calls):
+        self.ledger.n_calls += n_calls
+
+    def _settle(self, cost):
+        self.algorithm, self.enough = settled(dataclasses.replace(self.wanted, cost=cost), self.problem, self.refine)
+
+    def _commit(self, state, iteration, rng):
+        """Let what was computed count."""
+        ledger = self.ledger
+        self.mark = Mark(
+            state, iteration, rng.bit_generator.state, len(ledger.blocks), ledger.n_calls, dict(ledger.seconds), ledger.elapsed()
+        )
+
+    def refine_phase(self, limits):
+        """Refine a converged run; if it is left early, only the likelihood values at its draws are kept."""
+        start, before, budget = time.perf_counter(), self.ledger.seconds["refine"], self._budget(limits)
+        tools, traces = make_tools(self.problem, self.refine)
+        n_traced, found = sum(traces.values()), None
+
+        def expired():
+            self.cut = self.cut or limits.expired()
+            return self.cut
+
+        with self.signals.interruptible(patient=False):
+            points, rng = self.ledger.points(self.mark.nested), generator(self.mark.rng)
+            tools = tools._replace(target=self._remembered(tools.target))
+            if not expired():
+                found = refinement.refine(self.k_refine, rng, self.refine, tools, points, budget, self._spent, expired)
+        self.ledger.seconds["refine"] = before + time.perf_counter() - start
+        self.n_compiled += sum(traces.values()) - n_traced
+        self.refined = self._refined_fields(found) if found is not None else None
+
+    def _budget(self, limits):
+        """Return the likelihood calls that the refine phase may spend."""
+        budget = max(self.mark.n_calls, refinement.LEAST_BUDGET)
+        return budget if limits.max_calls is None else min(budget, int(limits.max_calls) - self.mark.n_calls)
+
+    def _remembered(self, target):
+        """Keep what a likelihood gave for each batch of draws, so that a resumed refine phase need not ask it again."""
+        if self.folder is None:
+            return target
+
+        def remembered(x):
+            name = hashlib.sha256(x.tobytes()).hexdigest()
+            if name not in self.values:
+                self.values[name] = values = target(x)
+                kept = zip(("logL", "blobs", "logprior", "n_calls"), values, strict=True)
+                self.unsaved.append({"draws/name": name, **{f"draws/{k}": v for k, v in kept}})
+                self._save_if_due()
+            return self.values[name]
+
+        return remembered
+
+    def _refined_fields(self, found):
+        """Turn what the refine phase found into fields of a Result."""
+        summary = {
+            "importance": (found.importance.logZ, found.importance.logZ_err), "bridge": found.bridge, "coverage": found.coverage,
+            "ess": found.importance.ess, "khat": found.importance.khat, "n_draws": len(found.draws.x),
+            "n_calls": self.ledger.n_calls - self.mark.n_calls, "ode_error": found.ode_error, "rounds": found.rounds.tolist(),
+            "settings": repr(self.refine),
+        }  # fmt: skip
+        draws = {"draws": theta_of(self.problem, found.draws.x, found.draws.blobs), "draws_logw": found.draws.logw}
+        return {"refined": summary, **draws, "flows": flow_arrays(found.flows), "source": Source(self.problem, self.refine, found.flows)}
+
+    # Saving -----------------------------------------------------------------------------------------------
+
+    def resume(self):
+        """Go on from what the folder holds, if it is of this run; return whether there was something."""
+        saved = self.folder.load()
+        if saved is None:
+            return False
+        meta = saved.meta
+        resume.refuse_other(self.folder.directory, meta["identity"], self.identity)
+        self._settle(meta["cost"])
+        probe = {name: saved.arrays[f"probe/{name}"] for name in ("x", "logL")}
+        chunk = nested.batch_size(self.algorithm)[1]
+        resume.check_likelihood(self.folder.directory, self.problem, self.engine.evaluator, chunk, probe)
+        self.ledger.blocks, self.values = resume.unpack_records(saved.records)
+        mark = resume.unpack_mark(meta, saved.arrays, self.engine, len(self.ledger.blocks))
+        self.ledger.n_calls, self.ledger.seconds = mark.n_calls, dict(mark.seconds)
+        self.ledger.wind(mark.elapsed)
+        self.rate, self.notes, self.final, self.probe = meta["rate"], meta["notes"], meta["final"], probe
+        self._tell([f"A newer state of the checkpoint was damaged ({text}); the one before was used." for text in saved.damaged])
+        if meta["jax"] != _version("jax"):
+            self._tell([f"Resumed with jax {_version('jax')}, begun with {meta['jax']}: the numbers may differ from one run in one go."])
+        self.mark, self.n_saved, self.saved_at, self.written = mark, mark.n_blocks, time.perf_counter(), (mark, self.final)
+        return True
+
+    def _tell(self, notes):
+        """Warn now and in the summary."""
+        for note in notes:
+            warnings.warn(note, stacklevel=5)
+        self.notes += notes
+
+    def _save_if_due(self):
+        if self.folder is not None and time.perf_counter() - self.saved_at >= self.every:
+            with self.signals.protected():
+                self.save()
+
+    def save(self):
+        """Save what the next session needs; a failure is told, and does not end the run."""
+        mark = self.mark
+        written = self.written[0] is mark and self.written[1] == self.final and not self.unsaved
+        if self.folder is None or mark is None or written:
+            return
+        meta, arrays = resume.pack_mark(mark)
+        meta |= {
+            "identity": self.identity, "cost": self.algorithm.cost, "rate": self.rate,
+            "notes": self.notes, "final": self.final, "jax": _version("jax"), "logZ": mark.nested.running.logZ,
+        }  # fmt: skip
+        arrays |= {f"probe/{name}": values for name, values in self.probe.items()}
+        blocks = self.ledger.blocks[self.n_saved : mark.n_blocks]
+        dead = [resume.pack_blocks(blocks)] if blocks else []
+        try:
+            self.folder.save(meta, arrays, dead + self.unsaved)
+        except OSError as error:
+            self._failed(error)
+        else:
+            self.trouble, self.n_saved, self.unsaved, self.written = None, mark.n_blocks, [], (mark, self.final)
+        self.saved_at = time.perf_counter()
+
+    def _failed(self, error):
+        """Tell once that saving fails; it is tried again."""
+        text = (
+            f"The checkpoint in {self.folder.directory} could not be written ({error.strerror or error}); what was saved before is intact."
+        )
+        if self.trouble is None:
+            warnings.warn(text, stacklevel=5)
+        self.trouble = text
+
+    def _final(self, status, limits):
+        """Describe what a final Result of this run depends on, beside the mark."""
+        refined = self.refine and status is Status.CONVERGED
+        return {"refine": repr(self.refine) if refined else None, "budget": self._budget(limits) if refined else None}
+
+    def finished(self, status, limits):
+        """Return the Result of an earlier session if it is final, else None."""
+        if self.folder is None or not status.complete or self.final != self._final(status, limits):
+            return None
+        try:
+            result = Result.load(self.folder.directory)
+        except FileError as error:
+            self._tell([f"The saved result was damaged and is made again from the checkpoint: {error}"])
+            return None
+        return attach(result, self.problem, self.refine) if result.flows else result
+
+    # The end ------------------------------------------------------------------------------------------------
+
+    def interrupted(self):
+        """Return the status of a run that was left in the middle."""
+        if self.stop(Limits(None, np.inf)) is not Status.CONVERGED:
+            return self._signalled()
+        self.cut = True
+        return Status.CONVERGED
+
+    def end(self, status, limits):
+        """Make the Result, and save it and the state that it was made from."""
+        result = self.result(status)
+        if self.folder is not None:
+            try:
+                result.save(self.folder.directory)
+                self.final = self._final(status, limits) if status.complete and not self.cut else None
+            except OSError as error:
+                self._failed(error)
+            self.save()
+            result.info["warnings"].extend([self.trouble] if self.trouble else [])
+        return result
+
+    def result(self, status):
+        """Assemble the Result from the ledger and the live points."""
+        ledger, state, problem = self.ledger, self.mark.nested, self.problem
+        del ledger.blocks[self.mark.n_blocks :]
+        x, logL, logL_birth, blobs, uniforms = ledger.joined(state)
+        trace, notes = ledger.trace(), list(self.notes)
+        if self.cut:
+            left = "; ln Z is that of the nested run." if self.refined is None else ": it had fewer rounds than it wanted."
+            notes.append(f"The refine phase was interrupted{left}")
+        idle, n_levels = int(np.sum(trace["worth"] < IDLE)), len(trace["worth"])
+        if idle:
+            notes.append(f"The flow had learned nothing at {idle} of {n_levels} levels; walks leaned on slices there and took more calls.")
+        info = {
+            "seed": self.key, "path": path_of(problem), "fingerprint": problem.fingerprint(), "warnings": notes,
+            "settings": repr(self.algorithm), "versions": {name: _version(name) for name in PACKAGES}, "cut": self.cut,
+            "signal": self.signals.received if self.cut or not status.complete else None,
+        }  # fmt: skip
+        return Result(
+            names=problem.names,
+            n_params=len(problem.prior.names),
+            labels=dict(problem.labels),
+            theta=theta_of(problem, x, blobs),
+            logL=logL,
+            logL_birth=logL_birth,
+            n_live=len(state.logL),
+            status=status,
+            insertion_uniforms=uniforms,
+            level_trace=trace,
+            n_calls=ledger.n_calls,
+            seconds=ledger.clocks(),
+            n_compilations=sum(self.engine.traces.values()) + self.n_compiled,
+            constraint_logmass=problem.prior.log_mass(jax.random.key(self.key)),
+            info=info,
+            **(self.refined or {}),
+        )
+
+    def _snapshot(self):
+        """Sum up the run so far."""
+        state, trace = self.mark.nested, self.ledger.blocks[-1].trace
+        efficiency, logL, running = float(trace["efficiency"][-1]), float(trace["logL"][-1]), state.running
+        return Snapshot(
+            self.mark.iteration, logL, running.logX, running.logZ, running.remaining(state.logL), self.ledger.n_calls, efficiency,
+            self.ledger.elapsed(),
+        )  # fmt: skip
+
+
+def _kernel_report(info):
+    """Average acceptance, held-out loss, scale and worth of the first kernel that reports them."""
+    reports = jax.tree.leaves(info, is_leaf=lambda leaf: hasattr(leaf, "accepted"))
+    first = reports[:: max(len(reports) // 2, 1)]
+    return {
+        name: float(np.mean([getattr(r, field) for r in first]))
+        for name, field in (("acceptance", "accepted"), ("loss", "loss"), ("scale", "scale"), ("worth", "worth"))
+    }
+
+
+@functools.cache
+def _version(name):
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"
