@@ -1,5 +1,6 @@
 """run(): the only outer loop."""
 
+import contextlib
 import dataclasses
 import difflib
 import time
@@ -16,7 +17,7 @@ from fusions.algorithms.refine import Refine
 from fusions.begin import begin
 from fusions.engine import make_engine, make_tools
 from fusions.errors import LikelihoodError, OptionError, ProblemError, Status
-from fusions.evaluate import reject_invalid, theta_of
+from fusions.evaluate import reject_invalid, theta_of, workers_of
 from fusions.kernels import Cycle, FlowKernel, HitAndRun
 from fusions.ledger import Ledger
 from fusions.problem import Problem
@@ -78,7 +79,7 @@ def _checked_number(value, kind, accept, wanted, example):
     return int(value) if kind is Integral else float(value)
 
 
-def run(problem, algorithm=None, *, key=0, refine=True, max_calls=None, max_time=None, callback=None, progress=True):
+def run(problem, algorithm=None, *, key=0, refine=True, max_calls=None, max_time=None, callback=None, progress=True, pool=None, timeout=None):
     """Compute evidence and posterior of a problem.
 
     Parameters
@@ -92,6 +93,9 @@ def run(problem, algorithm=None, *, key=0, refine=True, max_calls=None, max_time
     max_time : stop after this many seconds.
     callback : function of a `Snapshot`, called after each level; a true return value ends the run.
     progress : whether to show a progress bar.
+    pool : who calls a black-box likelihood in parallel: a number of processes, a `concurrent.futures.Executor`, an
+        `mpi4py.futures.MPIPoolExecutor`, a Dask client, or any object with `map`. The samples do not depend on it. A pool of yours stays open.
+    timeout : seconds after which a likelihood call in a pool counts as hanging.
 
     Returns
     -------
@@ -112,6 +116,8 @@ def run(problem, algorithm=None, *, key=0, refine=True, max_calls=None, max_time
     n_traced, notes = sum(engine.traces.values()), []
     refined = None
     k_begin, k_loop, k_refine = jax.random.split(jax.random.key(key), 3)
+    stack = contextlib.ExitStack()
+    workers = stack.enter_context(workers_of(problem, pool, timeout))
     try:
         state, rate, notes = begin(k_begin, problem, algorithm, engine, ledger)
         if automatic:
@@ -140,9 +146,11 @@ def run(problem, algorithm=None, *, key=0, refine=True, max_calls=None, max_time
         status = Status.CONVERGED if converged else Status.INTERRUPTED
     except LikelihoodError as error:
         if state is not None:
-            error.result = _result(problem, algorithm, engine, ledger, state, Status.FAILED, key, notes, n_traced)
+            error.result = _result(problem, algorithm, engine, ledger, state, Status.FAILED, key, notes, n_traced, workers)
         raise
-    return _result(problem, algorithm, engine, ledger, state, status, key, notes, n_traced, refined)
+    finally:
+        stack.close()
+    return _result(problem, algorithm, engine, ledger, state, status, key, notes, n_traced, workers, refined)
 
 
 def _settled(algorithm, problem, refine):
@@ -298,16 +306,17 @@ def _snapshot(iteration, state, ledger):
     )
 
 
-def _result(problem, algorithm, engine, ledger, state, status, key, notes, n_traced, refined=None):
+def _result(problem, algorithm, engine, ledger, state, status, key, notes, n_traced, workers, refined=None):
     """Assemble the Result from the ledger and the live points."""
     x, logL, logL_birth, blobs, uniforms = ledger.joined(state)
     idle, n_levels = int(np.sum(np.array(ledger.trace["worth"]) < IDLE)), len(ledger.trace["worth"])
     if idle:
         notes = [*notes, f"The flow had learned nothing at {idle} of {n_levels} levels; walks leaned on slices there and took more calls."]
     fields, n_compiled = refined or ({}, 0)
+    pool, pool_notes = workers()
     info = {
-        "seed": key, "path": _path(problem), "fingerprint": problem.fingerprint(), "warnings": list(notes),
-        "settings": repr(algorithm), "versions": {name: _version(name) for name in PACKAGES},
+        "seed": key, "path": _path(problem), "fingerprint": problem.fingerprint(), "warnings": [*notes, *pool_notes],
+        "settings": repr(algorithm), "versions": {name: _version(name) for name in PACKAGES}, **pool,
     }  # fmt: skip
     return Result(
         names=problem.names,

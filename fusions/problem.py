@@ -95,9 +95,20 @@ class Problem:
         theta = np.asarray(theta, float)
         if self.vectorized:
             return _call_batch(self, theta)
-        results = [_call_row(self, row) for row in theta]
-        logL = np.array([result[0] for result in results], float)
-        return logL, np.array([result[1] for result in results], float).reshape(len(theta), self.n_blobs)
+        return _stacked(self, [_call_row(self, row) for row in theta])
+
+    def read_rows(self, theta: list[np.ndarray], returned: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+        """Return log L (n,) and blobs (n, b) of what the user's function returned elsewhere.
+
+        Parameters
+        ----------
+        theta : points (n_names,), or if vectorized batches of points (m, n_names).
+        returned : what the function returned at each of them.
+        """
+        if not self.vectorized:
+            return _stacked(self, [_read_row(self, row, result) for row, result in zip(theta, returned, strict=True)])
+        columns = [_read_batch(self, batch, result) for batch, result in zip(theta, returned, strict=True)]
+        return np.concatenate([logL for logL, _ in columns]), np.concatenate([blobs for _, blobs in columns])
 
     def fingerprint(self) -> str:
         """Return a hash of names, labels, prior and theta at fixed points, the same in every session.
@@ -299,6 +310,17 @@ def _call_row(problem: Problem, row: np.ndarray) -> tuple[float, list[float]]:
         result = problem.loglikelihood(argument)
     except Exception as error:
         raise _raised(error, _describe(problem, row)) from error
+    return _read_row(problem, row, result)
+
+
+def _stacked(problem: Problem, rows: list[tuple[float, list[float]]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return log L (n,) and blobs (n, b) of single points."""
+    logL = np.array([row[0] for row in rows], float)
+    return logL, np.array([row[1] for row in rows], float).reshape(len(rows), problem.n_blobs)
+
+
+def _read_row(problem: Problem, row: np.ndarray, result: Any) -> tuple[float, list[float]]:
+    """Return log L and blobs of what the user's function returned at one point (n_names,)."""
     try:
         logL, blobs = _checked(problem, result)
     except _ReturnError as error:
@@ -316,6 +338,12 @@ def _call_batch(problem: Problem, theta: np.ndarray) -> tuple[np.ndarray, np.nda
         result = problem.loglikelihood(_argument(problem, theta.copy()))
     except Exception as error:
         raise _raised(error, _find_raising(problem, theta)) from error
+    return _read_batch(problem, theta, result)
+
+
+def _read_batch(problem: Problem, theta: np.ndarray, result: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return log L (n,) and blobs (n, b) of what a vectorized function returned at theta (n, n_names)."""
+    n = len(theta)
     try:
         logL, blobs = _split(problem, result)
         _check_real(logL, (n,), f"log L of a batch of {n} points")
