@@ -79,7 +79,9 @@ def _checked_number(value, kind, accept, wanted, example):
     return int(value) if kind is Integral else float(value)
 
 
-def run(problem, algorithm=None, *, key=0, refine=True, max_calls=None, max_time=None, callback=None, progress=True, pool=None, timeout=None):
+def run(
+    problem, algorithm=None, *, key=0, refine=True, max_calls=None, max_time=None, callback=None, progress=True, pool=None, timeout=None
+):
     """Compute evidence and posterior of a problem.
 
     Parameters

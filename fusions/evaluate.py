@@ -108,7 +108,9 @@ def _call_rows(problem, theta):
 
 def _explained(problem, batches, failure):
     """Turn the failure of a pool into a LikelihoodError that names the parameter values."""
-    where = "; ".join(describe_theta(problem, theta[0]) + (f" and {len(theta) - 1} more points" if len(theta) > 1 else "") for theta in batches)
+    where = "; ".join(
+        describe_theta(problem, theta[0]) + (f" and {len(theta) - 1} more points" if len(theta) > 1 else "") for theta in batches
+    )
     zero = "Return -inf where the likelihood is zero, or exclude such parameters with the prior."
     texts = {
         "raised": f"Likelihood raised {failure} at {where}, and again when it was repeated. {zero}",

@@ -39,8 +39,9 @@ class Futures:
         except OptionError:
             raise
         except Exception as error:
+            reason = error if isinstance(error, PoolFailure) else _broken(error, [])
             raise OptionError(
-                f"The pool {self.executor!r} can't run a task ({type(error).__name__}: {error}). Expected an open executor whose "
+                f"The pool {self.executor!r} can't run a task ({reason}). Expected an open executor whose "
                 "workers can import fusions; type pool=4 for processes."
             ) from error
         if answer.kind == "unreadable":

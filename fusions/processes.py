@@ -28,6 +28,8 @@ def _serve(channel, payload):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), lambda *_: None)
     threading.Thread(target=_follow_parent, daemon=True).start()
+    import numpy  # noqa: F401  rows are arrays: the first one shall not wait for the import
+
     ready = attempt_known(0, payload, None)
     with contextlib.suppress(EOFError, OSError):
         channel.send((None, ready))
