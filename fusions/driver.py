@@ -96,7 +96,7 @@ def run(
     callback : function of a `Snapshot`, called after each level; a true return value ends the run.
     progress : whether to show a progress bar.
     pool : who calls a black-box likelihood in parallel: a number of processes, a `concurrent.futures.Executor`, an
-        `mpi4py.futures.MPIPoolExecutor`, a Dask client, or any object with `map`. The samples do not depend on it. A pool of yours stays open.
+        `mpi4py.futures.MPIPoolExecutor`, a Dask client, or any object with `map`. The samples do not depend on it.
     timeout : seconds after which a likelihood call in a pool counts as hanging.
 
     Returns

@@ -108,18 +108,17 @@ def _call_rows(problem, theta):
 
 def _explained(problem, batches, failure):
     """Turn the failure of a pool into a LikelihoodError that names the parameter values."""
-    where = "; ".join(
-        describe_theta(problem, theta[0]) + (f" and {len(theta) - 1} more points" if len(theta) > 1 else "") for theta in batches
-    )
+    where = "; ".join(describe_theta(problem, theta[0]) for theta in batches) or "no point yet"
+    where += f" (the first of a batch of {len(batches[0])} points)" * (problem.vectorized and len(batches) == 1)
     zero = "Return -inf where the likelihood is zero, or exclude such parameters with the prior."
     texts = {
         "raised": f"Likelihood raised {failure} at {where}, and again when it was repeated. {zero}",
         "timeout": f"The likelihood took longer than timeout = {failure} at {where}. Raise timeout=, or mend the call that hangs there.",
-        "died": f"The likelihood ended its worker process ({failure}) at {where}, {ATTEMPTS['died']} times. Likely causes: too little memory, "
-        "or a crash in compiled code. Call the likelihood at these parameters alone, or type a smaller pool=.",
-        "broken": f"The pool failed ({failure}) with the likelihood at {where or 'no point yet'}. It can't be mended from here; pool=4 replaces "
-        "workers that die.",
-    }  # fmt: skip
+        "died": f"The likelihood ended its worker process ({failure}) at {where}, {ATTEMPTS['died']} times. Likely causes: too little "
+        "memory, or a crash in compiled code. Call the likelihood at these parameters alone, or type a smaller pool=.",
+        "broken": f"The pool failed ({failure}) with the likelihood at {where}. A pool of yours can't be mended; pool=4 makes one that "
+        "replaces workers that die.",
+    }
     return LikelihoodError(texts[failure.kind])
 
 

@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ SQUARE = fusions.Prior(x=pr.uniform(0, 1), y=pr.uniform(0, 1))
 SWITCH = pool_models.Switch(pool_models.quiet)
 BOX = fusions.Problem(SQUARE, SWITCH, traceable=False)
 ROWS = SQUARE.sample(jax.random.key(0), 60)
+MPIEXEC = next(filter(None, (shutil.which("mpiexec", path=path) for path in (str(Path(sys.executable).parent), None))), None)
 SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -113,6 +115,47 @@ def test_pools_of_the_user_give_identical_samples_and_stay_open(name, alone):
 
 def test_any_object_with_map_gives_identical_samples(alone):
     assert_same(run(pool=OnlyMap()), alone)
+
+
+def test_dask_cluster_gives_identical_samples(alone):
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        result = run(pool=client)
+        assert client.submit(abs, -1).result() == 1
+    assert_same(result, alone)
+    assert result.info["pool"]["n_workers"] == 2
+
+
+MPI_SCRIPT = """
+import sys
+from mpi4py.futures import MPIPoolExecutor
+import test_pool
+
+if __name__ == "__main__":
+    with MPIPoolExecutor() as pool:
+        result = test_pool.run(pool=pool)
+    result.save(sys.argv[1])
+"""
+
+
+@pytest.mark.skipif(not MPIEXEC, reason="needs mpiexec")
+def test_two_ranks_of_mpi_give_identical_samples(alone, tmp_path):
+    pytest.importorskip("mpi4py")
+    (tmp_path / "script.py").write_text(MPI_SCRIPT)
+    root = {f"{name}_ALLOW_RUN_AS_ROOT{end}": "1" for name in ("OMPI", "PRTE") for end in ("", "_CONFIRM")}
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [MPIEXEC, "-n", "2", sys.executable, "-m", "mpi4py.futures", str(tmp_path / "script.py"), str(tmp_path / "run")],
+        env={**os.environ, **root, "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe", "PYTHONPATH": paths},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = fusions.Result.load(tmp_path / "run")
+    assert_same(result, alone)
+    assert (result.info["pool"]["kind"], result.info["pool"]["n_workers"]) == ("MPIPoolExecutor", 1)
 
 
 def test_a_run_takes_no_pool_of_another(alone, switch):
@@ -491,7 +534,7 @@ def test_interrupted_run_returns_what_there_is():
 
 
 def test_import_is_quick_and_workers_need_little():
-    """Interpreters start on busy machines, too: the best of five counts."""
+    """The best of five counts, because the machine may be busy."""
     code = "import time; t = time.perf_counter(); import fusions; print(time.perf_counter() - t)"
     assert min(float(python("-c", code).stdout) for _ in range(5)) < 0.05
     code = "import sys, fusions.pool; print([m for m in ('jax', 'numpy', 'scipy', 'dask', 'mpi4py') if m in sys.modules])"
