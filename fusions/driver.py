@@ -113,7 +113,7 @@ def run(
     _check_arguments(problem, algorithm, refine, max_calls, max_time, callback)
     wanted, automatic = algorithm, algorithm.cost == "auto"
     algorithm, enough = _settled(wanted, problem, refine)
-    key = _checked_number(key, Integral, lambda v: v >= 0, "key to be a non-negative integer seed", "key=0")
+    key = _checked_number(key, Integral, lambda v: 0 <= v < 2**63, "key to be a non-negative integer seed below 2^63", "key=0")
     engine, ledger, state = make_engine(problem, algorithm), Ledger(), None
     n_traced, notes = sum(engine.traces.values()), []
     refined = None
@@ -221,6 +221,10 @@ def _check_arguments(problem, algorithm, refine, max_calls, max_time, callback):
         raise OptionError(f"Expected fusions.nested(...), got {algorithm!r}. Type run(problem, fusions.nested(n_live=500)).")
     if refine is not False and not isinstance(refine, Refine):
         raise OptionError(f"Expected refine to be True, False or fusions.Refine(...), got {refine!r}. Type refine=True.")
+    for name, least in (("error", 0), ("max_rounds", 1), ("max_draws", 1)) if refine else ():
+        value = getattr(refine, name)
+        if not value > 0 or value < least:
+            raise OptionError(f"Expected {name} of Refine to be {f'>= {least}' if least else '> 0'}, got {value!r}. Type fusions.Refine().")
     dim = problem.prior.dim
     if algorithm.n_live < 2 * dim:
         raise OptionError(

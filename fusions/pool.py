@@ -13,6 +13,8 @@ from fusions.errors import OptionError
 from fusions.processes import Processes
 from fusions.tasks import ATTEMPTS, IMPORTABLE, TASKS, Batch, PoolFailure, attempt_known, attempt_packed, dumps
 
+AHEAD = 16  # rows given to an executor beyond two per worker, which hide the time that they travel
+
 
 class Futures:
     """An executor of the user's, which is left open."""
@@ -58,7 +60,7 @@ class Futures:
         batch, flying, clocks = Batch(len(rows), self.faults), {}, {}
         try:
             while not batch.finished(flying.values()):
-                while len(flying) < 2 * self.n_workers and (index := batch.take()) is not None:
+                while len(flying) < 2 * self.n_workers + AHEAD and (index := batch.take()) is not None:
                     flying[self._submit(None, rows[index])] = index
                 running = list(flying)[: self.n_workers]  # the others wait for their turn
                 clocks = {future: clocks.get(future, time.monotonic()) for future in running}

@@ -285,7 +285,7 @@ def _is_float(value: Any) -> bool:
         return False
     try:
         float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
     return True
 
@@ -295,7 +295,7 @@ def _describe(problem: Problem, row: np.ndarray) -> str:
     return ", ".join(f"{k}={v:.10g}" for k, v in zip(problem.prior.names, row, strict=True))
 
 
-def _raised(error: Exception, where: str) -> LikelihoodError:
+def _raised(error: BaseException, where: str) -> LikelihoodError:
     """Return the error for an exception of the user's function."""
     return LikelihoodError(
         f"Likelihood raised {type(error).__name__}: {error} at {where}. "
@@ -308,7 +308,7 @@ def _call_row(problem: Problem, row: np.ndarray) -> tuple[float, list[float]]:
     argument = row.copy() if problem.array else _argument(problem, row.tolist())
     try:
         result = problem.loglikelihood(argument)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _raised(error, _describe(problem, row)) from error
     return _read_row(problem, row, result)
 
