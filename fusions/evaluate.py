@@ -37,7 +37,7 @@ class Evaluator(NamedTuple):
 def make_evaluator(problem):
     """Make the `Evaluator` of a `Problem`."""
     if not problem.traceable:
-        return Evaluator(None, lambda x: _call_rows(problem, np.asarray(problem.prior.theta_rows(x), float)))
+        return Evaluator(None, lambda x: _call_rows(problem, _theta_rows(problem, x)))
 
     def one(x):
         logL, blobs = problem.call_one(problem.prior.theta(x))
@@ -91,6 +91,17 @@ def _pool_facts(pool, *, unused):
     words = (("died", "ended unexpectedly and was replaced"), ("timeout", "hung and was replaced"), ("raised", "raised an error"))
     counts = [f"{report[kind]} times a worker {text}" for kind, text in words if report[kind]]
     return {"pool": report}, [f"{'; '.join(counts)}. The calls were repeated."] if counts else []
+
+
+def _theta_rows(problem, x):
+    """Return the parameters (n, n_names) at x (n, d); a prior that fails on the way ends a run as a failing likelihood does."""
+    try:
+        return np.asarray(problem.prior.theta_rows(x), float)
+    except Exception as error:  # whatever a user's function raises
+        raise LikelihoodError(
+            f"The prior failed at one of {len(x)} points: {type(error).__name__}: {error}. Its functions must return numbers at every draw "
+            "from it."
+        ) from error
 
 
 def _call_rows(problem, theta):
