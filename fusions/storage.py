@@ -37,7 +37,7 @@ def writing(path):
     except OSError as error:
         raise FileError(
             f"Can't write to {path} ({error.strerror or error}). Give a folder that exists or can be made, with room and permission; "
-            "the result is still in memory, and a run saved there before is unchanged."
+            "the result is still in memory, and an earlier `Result.save` there is unchanged."
         ) from error
 
 
@@ -131,7 +131,7 @@ def read_run(directory):
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (ValueError, zipfile.BadZipFile) as error:
-        raise FileError(f"{path} holds something else than arrays of numbers ({error}). Restore it from a copy, or run again.") from error
+        raise FileError(f"{path} holds something else than arrays of numbers. Restore it from a copy, or run again.") from error
     _check_fields(directory / MANIFEST, manifest)
     return arrays, manifest
 
