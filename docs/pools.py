@@ -76,17 +76,20 @@ def calls():
             print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
-def run():
-    """Print the time of a run with a likelihood of 10 ms; the first one, which compiles, is not shown."""
+def run(n_live=500):
+    """Print the times of a run; one before, which compiles, is not shown."""
+    print("| likelihood | pool | run | in batches | idle in batches | calls | ln Z |\n|---|---|--:|--:|--:|--:|--:|")
     for kind in ("10 ms of sleep", "10 ms of work"):
         problem = fusions.Problem(PRIOR, LIKELIHOODS[kind], traceable=False)
-        algorithm = fusions.nested(n_live=100, kernel=kernels.HitAndRun())
-        fusions.run(problem, algorithm, refine=False, progress=False, max_calls=300)
-        for pool in (None, 1, 2, 4):
+        algorithm = fusions.nested(n_live=n_live, kernel=kernels.HitAndRun())
+        fusions.run(problem, algorithm, refine=False, progress=False, max_calls=2 * n_live)
+        for pool in (None, 2, 4):
             start = time.perf_counter()
             result = fusions.run(problem, algorithm, refine=False, progress=False, pool=pool)
-            print(f"| {kind} | {pool} | {time.perf_counter() - start:.1f} s | {result.seconds['likelihood']:.1f} s | ", end="")
-            print(f"{result.n_calls:,} | {result.logZ:.6f} | {result.info.get('pool')} |", flush=True)
+            total, facts = time.perf_counter() - start, result.info.get("pool")
+            spent = facts["seconds"] if facts else result.seconds["likelihood"]
+            idle = f"{100 - 100 * facts['busy'] / facts['n_workers'] / spent:.0f} %" if facts else ""
+            print(f"| {kind} | {pool} | {total:.1f} s | {spent:.1f} s | {idle} | {result.n_calls:,} | {result.logZ:.6f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -18,11 +18,8 @@ def slow(p):
 
 
 def busy(p):
-    """Return `quiet` after 10 ms of work."""
-    end = time.thread_time() + 0.01
-    while time.thread_time() < end:
-        pass
-    return quiet(p)
+    """Return `quiet` after about 10 ms of work."""
+    return quiet(p) + 0 * sum(i * i for i in range(150_000))
 
 
 def with_blobs(p):
