@@ -1,6 +1,6 @@
 """Measure pools: overhead per call, speed-up of a batch and of a whole run. Prints the tables of docs/pools.md.
 
-python docs/pools.py [calls|run]
+python docs/pools.py calls | run [n_live]
 """
 
 import concurrent.futures
@@ -93,4 +93,4 @@ def run(n_live=500):
 
 
 if __name__ == "__main__":
-    {"calls": calls, "run": run}[sys.argv[1]]()
+    {"calls": calls, "run": run}[sys.argv[1]](*map(int, sys.argv[2:]))

@@ -120,7 +120,8 @@ def _call_rows(problem, theta):
 def _explained(problem, batches, failure):
     """Turn the failure of a pool into a LikelihoodError that names the parameter values."""
     where = "; ".join(describe_theta(problem, theta[0]) for theta in batches) or "no point yet"
-    where += f" (the first of a batch of {len(batches[0])} points)" * (problem.vectorized and len(batches) == 1)
+    if problem.vectorized and batches:
+        where += f" (the first of a batch of {len(batches[0])} points)"
     zero = "Return -inf where the likelihood is zero, or exclude such parameters with the prior."
     texts = {
         "raised": f"Likelihood raised {failure} at {where}, and again when it was repeated. {zero}",

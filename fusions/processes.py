@@ -12,7 +12,7 @@ from collections import Counter, deque
 from multiprocessing import connection, get_context, parent_process
 
 from fusions.errors import OptionError
-from fusions.tasks import IMPORTABLE, TASKS, Batch, attempt, attempt_known, dumps
+from fusions.tasks import ATTEMPTS, IMPORTABLE, TASKS, Batch, PoolFailure, attempt, attempt_known, dumps
 
 PATIENCE = 5.0  # seconds that idle workers have to end by themselves
 IGNORED = ("SIGINT", "SIGTERM", "SIGUSR1")  # sent to a whole process group; the parent decides what they mean
@@ -110,12 +110,15 @@ class Processes:
     def __init__(self, task, n_workers, timeout):
         self.n_workers, self.timeout, self.payload, self.faults = n_workers, timeout, dumps(task), Counter()
         self.depth = 1 if task.vectorized else 2
-        self.workers = []
+        self.workers, self.unready = [], 0
         atexit.register(self.close)
         try:
             self._fill()
             while not all(worker.ready for worker in self.workers):
                 self._collect(Batch(0, self.faults))
+        except PoolFailure as failure:
+            self.close()
+            raise OptionError(f"The pool can't start: {failure}") from failure
         except BaseException:
             self.close()
             raise
@@ -138,7 +141,13 @@ class Processes:
     def _fill(self):
         """Start the workers that are lacking."""
         while len(self.workers) < self.n_workers:
-            self.workers.append(_Worker(*self.payload))
+            self.workers.append(self._new())
+
+    def _new(self):
+        try:
+            return _Worker(*self.payload)
+        except OSError as error:
+            raise PoolFailure([], "broken", f"no worker process can be started: {error}") from error
 
     def _send(self, batch, rows):
         """Give a row to each free worker, and a second one in advance while many are waiting."""
@@ -168,8 +177,9 @@ class Processes:
         """Take an answer, or the message that a worker is ready."""
         if index is None:
             if answer.kind != "done":
-                raise OptionError(f"The likelihood can't be loaded by the workers of the pool ({answer.value[0]}). {IMPORTABLE}")
-            worker.ready = True
+                text = f"the likelihood can't be loaded by the workers of the pool ({answer.value[0]}). {IMPORTABLE}"
+                raise PoolFailure([], "broken", text)
+            worker.ready, self.unready = True, 0
             return
         worker.rows.popleft()
         worker.since = time.monotonic()
@@ -178,10 +188,10 @@ class Processes:
     def _bury(self, i, batch):
         """Replace a dead worker; the row it was at counts an attempt, one it had in advance does not."""
         was_ready, rows = self.workers[i].ready, self.workers[i].rows
-        if not was_ready:
-            code = self.workers.pop(i).end(PATIENCE)
-            raise OptionError(f"A worker of the pool ended before it was ready (exit code {code}). {GUARD}")
         code = self._replace(i, PATIENCE)
+        self.unready += not was_ready
+        if self.unready >= ATTEMPTS["died"]:
+            raise PoolFailure([], "broken", f"workers end before they are ready (exit code {code}). {GUARD}")
         batch.waiting.extendleft(list(rows)[:0:-1])
         if rows:
             batch.fault(rows[0], "died", f"exit code {code}")
@@ -200,7 +210,7 @@ class Processes:
     def _replace(self, i, patience=0.0):
         """Put a fresh worker in the place of another; returns the old one's exit code."""
         code = self.workers[i].end(patience)
-        self.workers[i] = _Worker(*self.payload)
+        self.workers[i] = self._new()
         return code
 
     def close(self):

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
@@ -18,7 +19,7 @@ import pool_models
 import pytest
 
 import fusions
-from fusions import kernels
+from fusions import kernels, processes
 from fusions import priors as pr
 from fusions.engine import make_tools
 from fusions.errors import LikelihoodError, OptionError, Status
@@ -228,6 +229,36 @@ def test_a_fault_that_happens_once_changes_nothing(action, kind, tmp_path, switc
     assert "The calls were repeated." in str(result)
 
 
+def test_worker_killed_before_it_is_ready(switch):
+    """So may an operating system that is short of memory do; but not for ever."""
+    switch(pool_models.slow)
+    with workers_of(BOX, 2, None) as facts:
+        for _ in range(2):
+            with kill_new_workers(1):
+                np.testing.assert_array_equal(make_evaluator(BOX).rows(ROWS)[0], EXPECTED)
+        assert facts()[0]["pool"]["died"] == 4
+        with (
+            kill_new_workers(99),
+            pytest.raises(LikelihoodError, match=r"pool failed \(workers end before they are ready \(exit code -9\)"),
+        ):
+            make_evaluator(BOX).rows(ROWS)
+
+
+@contextlib.contextmanager
+def kill_new_workers(n):
+    """Kill one worker that is there, and n of those that are started in its place."""
+    start, killed = processes._Worker.__init__, []
+
+    def start_and_kill(worker, *args):
+        start(worker, *args)
+        if len(killed) < n:
+            killed.append(worker.process.kill())
+
+    with mock.patch.object(processes._Worker, "__init__", start_and_kill):
+        multiprocessing.active_children()[0].kill()
+        yield
+
+
 def test_worker_killed_from_outside(switch):
     switch(pool_models.slow)
     with workers_of(BOX, 2, None) as facts:
@@ -431,7 +462,7 @@ def test_script_with_and_without_guard(tmp_path):
     path.write_text(WITHOUT + SCRIPT + "main()\n")
     done = python(path)
     assert done.returncode == 1
-    assert 'ended before it was ready (exit code 1). Put what starts the run under `if __name__ == "__main__":`' in done.stderr
+    assert 'end before they are ready (exit code 1). Put what starts the run under `if __name__ == "__main__":`' in done.stderr
 
 
 def test_likelihood_typed_at_a_prompt():
