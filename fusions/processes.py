@@ -191,7 +191,8 @@ class Processes:
         code = self._replace(i, PATIENCE)
         self.unready += not was_ready
         if self.unready >= ATTEMPTS["died"]:
-            raise PoolFailure([], "broken", f"workers end before they are ready (exit code {code}). {GUARD}")
+            advice = "Too little memory is the likely cause." if code < 0 else GUARD
+            raise PoolFailure([], "broken", f"workers end before they are ready (exit code {code}). {advice}")
         batch.waiting.extendleft(list(rows)[:0:-1])
         if rows:
             batch.fault(rows[0], "died", f"exit code {code}")
