@@ -355,6 +355,7 @@ def test_the_workers_traceback_is_shown(switch):
     assert 'raise RuntimeError("no solution")' in str(caught.value.__cause__)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of the executor, whose workers are killed
 def test_hanging_call_in_an_executor_ends_the_run(switch):
     switch(pool_models.Fault("hang"))
     with concurrent.futures.ProcessPoolExecutor(2, mp_context=SPAWN) as pool:
