@@ -12,6 +12,7 @@ from fusions.algorithms import nested
 from fusions.algorithms.refine import Refine
 from fusions.checkpoint import Checkpoint
 from fusions.errors import LikelihoodError, OptionError, ProblemError, Status
+from fusions.evaluate import workers_of
 from fusions.kernels import Cycle, FlowKernel, HitAndRun, Jump
 from fusions.problem import Problem
 from fusions.progress import Bar
@@ -72,7 +73,7 @@ def _checked_number(value, kind, accept, wanted, example):
 
 def run(
     problem, algorithm=None, *, key=0, refine=True, max_calls=None, max_time=None, callback=None, progress=True,
-    checkpoint=None, resume=True, checkpoint_every=60.0,
+    checkpoint=None, resume=True, checkpoint_every=60.0, pool=None, timeout=None,
 ):  # fmt: skip
     """Compute evidence and posterior of a problem.
 
@@ -91,6 +92,9 @@ def run(
         stopped by a limit or a signal goes on with the limits of this call.
     resume : False to start afresh; what the folder holds is removed when the new live points are drawn.
     checkpoint_every : seconds between saves; 0 saves after each level.
+    pool : who calls a black-box likelihood in parallel: a number of processes, a `concurrent.futures.Executor`, an
+        `mpi4py.futures.MPIPoolExecutor`, a Dask client, or any object with `map`. The samples do not depend on it.
+    timeout : seconds after which a likelihood call in a pool counts as hanging.
 
     Returns
     -------
@@ -107,12 +111,13 @@ def run(
     refine = Refine() if refine is True else refine
     _check_arguments(problem, algorithm, refine, max_calls, max_time, callback)
     _check_checkpoint(checkpoint, resume, checkpoint_every)
-    key = _checked_number(key, Integral, lambda v: v >= 0, "key to be a non-negative integer seed", "key=0")
+    key = _checked_number(key, Integral, lambda v: 0 <= v < 2**63, "key to be a non-negative integer seed below 2^63", "key=0")
     limits = Limits(max_calls, np.inf if max_time is None else time.perf_counter() + max_time)
     with contextlib.ExitStack() as stack:
         folder = None if checkpoint is None else stack.enter_context(Checkpoint(checkpoint))
+        workers = stack.enter_context(workers_of(problem, pool, timeout))
         signals, bar = stack.enter_context(Signals()), stack.enter_context(Bar(shown=progress))
-        session = Session(problem, algorithm, refine, key, signals, folder, checkpoint_every)
+        session = Session(problem, algorithm, refine, key, signals, workers, folder, checkpoint_every)
         try:
             if not (resume and folder is not None and session.resume()):
                 session.begin()
@@ -159,6 +164,10 @@ def _check_arguments(problem, algorithm, refine, max_calls, max_time, callback):
         raise OptionError(f"Expected fusions.nested(...), got {algorithm!r}. Type run(problem, fusions.nested(n_live=500)).")
     if refine is not False and not isinstance(refine, Refine):
         raise OptionError(f"Expected refine to be True, False or fusions.Refine(...), got {refine!r}. Type refine=True.")
+    for name, least in (("error", 0), ("max_rounds", 1), ("max_draws", 1)) if refine else ():
+        value = getattr(refine, name)
+        if not value > 0 or value < least:
+            raise OptionError(f"Expected {name} of Refine to be {f'>= {least}' if least else '> 0'}, got {value!r}. Type fusions.Refine().")
     dim = problem.prior.dim
     if algorithm.n_live < 2 * dim:
         raise OptionError(

@@ -21,7 +21,7 @@ class OptionError(FusionsError, ValueError):
 
 
 class FileError(FusionsError, ValueError):
-    """A saved run can't be read."""
+    """A saved run can't be read or written."""
 
 
 class CheckpointError(FileError):

@@ -1,6 +1,9 @@
-"""Evaluate a problem's likelihood on batches of internal coordinates: traced (inside jit) or hosted (numpy)."""
+"""Evaluate a problem's likelihood on batches of internal coordinates: traced (inside jit) or hosted (numpy), here or by a pool."""
 
+import contextlib
+import warnings
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import jax
@@ -8,8 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from fusions.errors import LikelihoodError
+from fusions.pool import check_pool, open_pool
+from fusions.tasks import ATTEMPTS, PoolFailure, Task
 
 ROWS = 1024  # points mapped to parameters at once
+UNUSED = (
+    "pool= was not used: JAX compiles this likelihood into the sampler. Type Problem(..., traceable=False) if the workers shall call it."
+)
+_WORKERS: ContextVar = ContextVar("workers", default=(None, None))  # problem, its pool, of the run that goes on
 
 
 class Evaluator(NamedTuple):
@@ -28,7 +37,7 @@ class Evaluator(NamedTuple):
 def make_evaluator(problem):
     """Make the `Evaluator` of a `Problem`."""
     if not problem.traceable:
-        return Evaluator(None, lambda x: problem.call_rows(problem.prior.theta_rows(x)))
+        return Evaluator(None, lambda x: _call_rows(problem, _theta_rows(problem, x)))
 
     def one(x):
         logL, blobs = problem.call_one(problem.prior.theta(x))
@@ -42,6 +51,87 @@ def make_evaluator(problem):
         return np.asarray(logL, np.float64), np.asarray(blobs, np.float64)
 
     return Evaluator(inside, rows)
+
+
+@contextlib.contextmanager
+def workers_of(problem, pool, timeout):
+    """Let the evaluators of a problem call its likelihood in a pool.
+
+    Parameters
+    ----------
+    problem : Problem
+    pool : number of processes, Executor, Dask client or object with `map`; None to call here.
+    timeout : seconds that a call may take, or None.
+
+    Yields
+    ------
+    Function that returns what there is to say of the pool by then: {"pool": its report} or {}, and a list of notes.
+    """
+    check_pool(pool, timeout)
+    opened = None
+    if pool is not None and problem.traceable:
+        warnings.warn(UNUSED, stacklevel=4)
+    elif pool is not None:
+        names = None if problem.array else problem.prior.names
+        opened = open_pool(Task(problem.loglikelihood, names, problem.vectorized), pool, timeout)
+    token = _WORKERS.set((problem, opened))
+    try:
+        yield lambda: _pool_facts(opened, unused=pool is not None and opened is None)
+    finally:
+        _WORKERS.reset(token)
+        if opened is not None:
+            opened.close()
+
+
+def _pool_facts(pool, *, unused):
+    """Return the facts and notes of a pool for the result."""
+    if pool is None:
+        return {}, [UNUSED] * unused
+    report = pool.report()
+    words = (("died", "ended unexpectedly and was replaced"), ("timeout", "hung and was replaced"), ("raised", "raised an error"))
+    counts = [f"{report[kind]} times a worker {text}" for kind, text in words if report[kind]]
+    return {"pool": report}, [f"{'; '.join(counts)}. The calls were repeated."] if counts else []
+
+
+def _theta_rows(problem, x):
+    """Return the parameters (n, n_names) at x (n, d); a prior that fails on the way ends a run as a failing likelihood does."""
+    try:
+        return np.asarray(problem.prior.theta_rows(x), float)
+    except Exception as error:  # whatever a user's function raises
+        raise LikelihoodError(
+            f"The prior failed at one of {len(x)} points: {type(error).__name__}: {error}. Its functions must return numbers at every draw "
+            "from it."
+        ) from error
+
+
+def _call_rows(problem, theta):
+    """Return log L (n,) and blobs (n, b) at theta (n, n_names), from the pool if the run has one."""
+    owner, pool = _WORKERS.get()
+    if pool is None or owner is not problem or len(theta) == 0:
+        return problem.call_rows(theta)
+    parts = np.array_split(theta, min(pool.n_workers, len(theta))) if problem.vectorized else list(theta)
+    try:
+        returned = pool.map(parts, len(theta))
+    except PoolFailure as failure:
+        raise _explained(problem, [np.atleast_2d(parts[i]) for i in failure.rows], failure) from failure.__cause__
+    return problem.read_rows(parts, returned)
+
+
+def _explained(problem, batches, failure):
+    """Turn the failure of a pool into a LikelihoodError that names the parameter values."""
+    where = "; ".join(describe_theta(problem, theta[0]) for theta in batches) or "no point yet"
+    if problem.vectorized and batches:
+        where += f" (the first of a batch of {len(batches[0])} points)"
+    zero = "Return -inf where the likelihood is zero, or exclude such parameters with the prior."
+    texts = {
+        "raised": f"Likelihood raised {failure} at {where}, and again when it was repeated. {zero}",
+        "timeout": f"The likelihood took longer than timeout = {failure} at {where}. Raise timeout=, or mend the call that hangs there.",
+        "died": f"The likelihood ended its worker process ({failure}) at {where}, {ATTEMPTS['died']} times. Likely causes: too little "
+        "memory, or a crash in compiled code. Call the likelihood at these parameters alone, or type a smaller pool=.",
+        "broken": f"The pool failed ({failure}) with the likelihood at {where}. A pool of yours can't be mended; pool=4 makes one that "
+        "replaces workers that die.",
+    }
+    return LikelihoodError(texts[failure.kind])
 
 
 def evaluate_in_chunks(function, x, size):
@@ -67,7 +157,11 @@ def theta_of(problem, x, blobs):
 
 def describe(problem, x):
     """Write the parameters at one point x (d,) as 'm=1.2, c=0.3'."""
-    theta = problem.prior.theta_rows(np.asarray(x)[None])[0]
+    return describe_theta(problem, problem.prior.theta_rows(np.asarray(x)[None])[0])
+
+
+def describe_theta(problem, theta):
+    """Write parameters theta (n_names,) as 'm=1.2, c=0.3'."""
     return ", ".join(f"{name}={value:.10g}" for name, value in zip(problem.prior.names, theta, strict=True))
 
 

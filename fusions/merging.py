@@ -28,7 +28,7 @@ def merge(results):
     Result with the ledgers together (births say which points were alive when), live points, calls, seconds
     and compilations summed, no level trace, the worst status, and the parts' facts in info["parts"].
     """
-    results = list(results)
+    results = [results] if isinstance(results, Result) else list(results)
     _check_mergeable(results)
     first = results[0]
     live = [np.arange(len(r.logL)) >= len(r.logL) - r.n_live for r in results]

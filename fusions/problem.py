@@ -95,9 +95,20 @@ class Problem:
         theta = np.asarray(theta, float)
         if self.vectorized:
             return _call_batch(self, theta)
-        results = [_call_row(self, row) for row in theta]
-        logL = np.array([result[0] for result in results], float)
-        return logL, np.array([result[1] for result in results], float).reshape(len(theta), self.n_blobs)
+        return _stacked(self, [_call_row(self, row) for row in theta])
+
+    def read_rows(self, theta: list[np.ndarray], returned: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+        """Return log L (n,) and blobs (n, b) of what the user's function returned elsewhere.
+
+        Parameters
+        ----------
+        theta : points (n_names,), or if vectorized batches of points (m, n_names).
+        returned : what the function returned at each of them.
+        """
+        if not self.vectorized:
+            return _stacked(self, [_read_row(self, row, result) for row, result in zip(theta, returned, strict=True)])
+        columns = [_read_batch(self, batch, result) for batch, result in zip(theta, returned, strict=True)]
+        return np.concatenate([logL for logL, _ in columns]), np.concatenate([blobs for _, blobs in columns])
 
     def fingerprint(self, *, labels: bool = True) -> str:
         """Return a hash of names, labels (unless told not), prior and theta at fixed points, the same in every session.
@@ -273,7 +284,7 @@ def _is_float(value: Any) -> bool:
         return False
     try:
         float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
     return True
 
@@ -283,7 +294,7 @@ def _describe(problem: Problem, row: np.ndarray) -> str:
     return ", ".join(f"{k}={v:.10g}" for k, v in zip(problem.prior.names, row, strict=True))
 
 
-def _raised(error: Exception, where: str) -> LikelihoodError:
+def _raised(error: BaseException, where: str) -> LikelihoodError:
     """Return the error for an exception of the user's function."""
     return LikelihoodError(
         f"Likelihood raised {type(error).__name__}: {error} at {where}. "
@@ -296,8 +307,19 @@ def _call_row(problem: Problem, row: np.ndarray) -> tuple[float, list[float]]:
     argument = row.copy() if problem.array else _argument(problem, row.tolist())
     try:
         result = problem.loglikelihood(argument)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _raised(error, _describe(problem, row)) from error
+    return _read_row(problem, row, result)
+
+
+def _stacked(problem: Problem, rows: list[tuple[float, list[float]]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return log L (n,) and blobs (n, b) of single points."""
+    logL = np.array([row[0] for row in rows], float)
+    return logL, np.array([row[1] for row in rows], float).reshape(len(rows), problem.n_blobs)
+
+
+def _read_row(problem: Problem, row: np.ndarray, result: Any) -> tuple[float, list[float]]:
+    """Return log L and blobs of what the user's function returned at one point (n_names,)."""
     try:
         logL, blobs = _checked(problem, result)
     except _ReturnError as error:
@@ -315,6 +337,12 @@ def _call_batch(problem: Problem, theta: np.ndarray) -> tuple[np.ndarray, np.nda
         result = problem.loglikelihood(_argument(problem, theta.copy()))
     except Exception as error:
         raise _raised(error, _find_raising(problem, theta)) from error
+    return _read_batch(problem, theta, result)
+
+
+def _read_batch(problem: Problem, theta: np.ndarray, result: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return log L (n,) and blobs (n, b) of what a vectorized function returned at theta (n, n_names)."""
+    n = len(theta)
     try:
         logL, blobs = _split(problem, result)
         _check_real(logL, (n,), f"log L of a batch of {n} points")

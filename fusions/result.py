@@ -210,8 +210,8 @@ class Result:
         (n, m) draws in random order.
         """
         n = int(self.ess) if n is None else n
-        if n < 1:
-            raise OptionError(f"Expected n >= 1 draws, got {n}; the effective sample size is {self.ess:.3g}.")
+        if not isinstance(n, Integral) or n < 1:
+            raise OptionError(f"Expected n >= 1 draws, got {n!r}; the effective sample size is {self.ess:.3g}.")
         rng = np.random.default_rng(key)
         theta, logw = self.posterior
         return theta[rng.permutation(systematic_resample(rng, logw, n))]
@@ -375,8 +375,9 @@ class Result:
         """
         path = Path(path)
         path = path if path.suffix == ".csv" else path.with_name(path.name + ".csv")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.samples().to_csv(path)
+        with storage.writing(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.samples().to_csv(path)
         return path
 
 

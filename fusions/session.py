@@ -54,10 +54,10 @@ class Session:
     trouble : why the last save failed, or None.
     """
 
-    def __init__(self, problem, algorithm, refine, key, signals, folder=None, every=0.0):
+    def __init__(self, problem, algorithm, refine, key, signals, workers, folder=None, every=0.0):
         """Prepare a run: nothing is computed yet."""
         self.problem, self.wanted, self.refine, self.key = problem, algorithm, refine, key
-        self.signals, self.folder, self.every = signals, folder, every
+        self.signals, self.workers, self.folder, self.every = signals, workers, folder, every
         self.identity = resume.identity(problem, algorithm, key) if folder is not None else None
         self.algorithm, self.enough = settled(algorithm, problem, refine)
         self.engine, self.ledger = make_engine(problem, self.algorithm), Ledger()
@@ -297,8 +297,8 @@ class Session:
             try:
                 result.save(self.folder.directory)
                 self.final = self._final(status, limits) if status.complete and not self.cut else None
-            except OSError as error:
-                self._failed(error)
+            except FileError as error:
+                self._failed(error.__cause__)
             self.save()
             result.info["warnings"].extend([self.trouble] if self.trouble else [])
         return result
@@ -315,8 +315,9 @@ class Session:
         idle, n_levels = int(np.sum(trace["worth"] < IDLE)), len(trace["worth"])
         if idle:
             notes.append(f"The flow had learned nothing at {idle} of {n_levels} levels; walks leaned on slices there and took more calls.")
+        pool, pool_notes = self.workers()
         info = {
-            "seed": self.key, "path": path_of(problem), "fingerprint": problem.fingerprint(), "warnings": notes,
+            "seed": self.key, "path": path_of(problem), "fingerprint": problem.fingerprint(), "warnings": [*notes, *pool_notes], **pool,
             "settings": repr(self.algorithm), "versions": {name: _version(name) for name in PACKAGES}, "cut": self.cut,
             "signal": self.signals.received if self.cut or not status.complete else None,
         }  # fmt: skip

@@ -3,10 +3,12 @@
 Functions over arrays; `result.py` is the only caller. Nothing is pickled.
 """
 
+import contextlib
 import hashlib
 import io
 import json
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,18 @@ def jsonable(value):
     if isinstance(value, np.ndarray):
         return value.tolist()
     return str(value)
+
+
+@contextlib.contextmanager
+def writing(path):
+    """Turn an error of the file system into one that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise FileError(
+            f"Can't write to {path} ({error.strerror or error}). Give a folder that exists or can be made, with room and permission; "
+            "the result is still in memory, and an earlier `Result.save` there is unchanged."
+        ) from error
 
 
 def write_atomically(path, data):
@@ -80,17 +94,18 @@ def write_run(directory, arrays, meta):
     Path of the manifest.
     """
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     data = buffer.getvalue()
     digest = hashlib.sha256(data).hexdigest()
     name = f"arrays-{digest[:12]}.npz"
-    write_atomically(directory / name, data)
     manifest = {"format": FORMAT, "version": VERSION, "arrays": name, "sha256": digest, **meta}
     manifest = json.loads(json.dumps(manifest, default=jsonable))
     text = json.dumps({**manifest, "checksum": _checksum(manifest)}, indent=1)
-    write_atomically(directory / MANIFEST, text.encode())
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        write_atomically(directory / name, data)
+        write_atomically(directory / MANIFEST, text.encode())
     for old in directory.glob("arrays-*.npz"):
         if old.name != name:
             old.unlink()
@@ -140,7 +155,20 @@ def read_run(directory):
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != manifest.get("sha256"):
         raise FileError(f"{path} is truncated or changed: its checksum is not the one in {MANIFEST}. Restore it from a copy, or run again.")
-    return unpack(data), manifest
+    try:
+        arrays = unpack(data)
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise FileError(f"{path} holds something else than arrays of numbers. Restore it from a copy, or run again.") from error
+    _check_fields(directory / MANIFEST, manifest)
+    return arrays, manifest
+
+
+def _check_fields(path, manifest):
+    """Say which field of a manifest has a wrong type."""
+    kinds = {"names": list, "labels": dict, "n_live": int, "n_params": int, "n_calls": int, "seconds": dict, "info": dict}
+    for name, kind in kinds.items():
+        if name in manifest and not isinstance(manifest[name], kind):
+            raise FileError(f"{path}: expected {name} to be of type {kind.__name__}, got {manifest[name]!r}. Restore it from a copy.")
 
 
 def exported_births(logL, logL_birth, logzero=-np.inf):
@@ -233,15 +261,16 @@ def write_polychord(root, *, names, n_params, labels, theta, logL, logL_birth, n
     list of the paths written.
     """
     root = Path(root)
-    root.parent.mkdir(parents=True, exist_ok=True)
     births = exported_births(logL, logL_birth, ANESTHETIC_LOGZERO)
     rows = distinct_rows(np.column_stack([theta, logL, births]))
     n_dead = len(rows) - n_live if len(rows) > n_live else len(rows)
     paths = [root.with_name(root.name + end) for end in ("_dead-birth.txt", ".paramnames", "_phys_live-birth.txt")]
-    np.savetxt(paths[0], rows[:n_dead], fmt="%.17g")
-    paths[1].write_text("\n".join(_paramnames(names, n_params, labels)) + "\n", encoding="utf-8")
-    if n_dead == len(rows):
-        paths[2].unlink(missing_ok=True)
-        return paths[:2]
-    np.savetxt(paths[2], rows[n_dead:], fmt="%.17g")
+    with writing(root.parent):
+        root.parent.mkdir(parents=True, exist_ok=True)
+        np.savetxt(paths[0], rows[:n_dead], fmt="%.17g")
+        paths[1].write_text("\n".join(_paramnames(names, n_params, labels)) + "\n", encoding="utf-8")
+        if n_dead == len(rows):
+            paths[2].unlink(missing_ok=True)
+            return paths[:2]
+        np.savetxt(paths[2], rows[n_dead:], fmt="%.17g")
     return paths

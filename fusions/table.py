@@ -146,7 +146,18 @@ def _cost_lines(result):
     total = result.seconds.get("total", sum(parts.values()))
     shares = ", ".join(f"{CLOCKS.get(k, k)} {100 * v / total:.0f} %" for k, v in parts.items() if total > 0)
     compiled = f"{result.n_compilations} compilation{'' if result.n_compilations == 1 else 's'}"
-    return lines + _line("time", f"{total:.1f} s{': ' + shares if shares else ''};  {compiled}")
+    return lines + _pool_lines(result) + _line("time", f"{total:.1f} s{': ' + shares if shares else ''};  {compiled}")
+
+
+def _pool_lines(result):
+    """Say how fast a pool worked and how much of its time nobody worked: within batches, and in the whole run, trainings included."""
+    pool = result.info.get("pool")
+    if not pool or not pool["seconds"]:
+        return []
+    rate = pool["n_calls"] / pool["seconds"]
+    idle, idle_all = (1 - pool["busy"] / (pool["n_workers"] * pool[key]) for key in ("seconds", "elapsed"))
+    text = f"{pool['n_workers']} workers ({pool['kind']}), {rate:,.0f} calls/s; "
+    return _line("pool", text + f"idle {_percent(max(idle, 0))} within batches, {_percent(max(idle_all, 0))} of the run")
 
 
 def _parameter_lines(result, most=40):

@@ -29,7 +29,7 @@ def assert_right(result, exact):
     assert result.logZ == pytest.approx(exact, abs=6 * result.logZ_err)
 
 
-@pytest.mark.parametrize("name", ["gaussian", "rosenbrock", "black_box", "custom_prior", "exoplanet_rv"])
+@pytest.mark.parametrize("name", ["gaussian", "rosenbrock", "black_box", "custom_prior", "exoplanet_rv", "pool"])
 def test_example_is_short(name):
     assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) < LONGEST
 
@@ -49,6 +49,15 @@ def test_black_box_example(capsys):
     assert_right(result, module.exact_logZ())
     assert result.names == ("slope", "offset", "middle")
     assert "exact" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("nested_alone")
+def test_pool_example(capsys):
+    module = importlib.import_module("pool")
+    result = module.main(n_live=N_LIVE)
+    assert_right(result, module.LOG_Z)
+    assert result.info["pool"]["n_workers"] == 4
+    assert "4 workers (processes)" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("nested_alone")

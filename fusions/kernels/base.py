@@ -6,11 +6,28 @@ on a `Population` between walks, never inside one, and must not depend on the ch
 """
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from fusions.errors import OptionError
 from fusions.types import Array
+
+
+def check_counts(settings, *names):
+    """Raise an error unless the named settings are positive integers."""
+    for name in names:
+        value = getattr(settings, name)
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+            what = type(settings).__name__
+            raise OptionError(f"Expected {name} of {what} to be a positive integer, got {value!r}. Type kernels.{what}({name}=1).")
+
+
+def check_kernels(kernels):
+    """Raise an error unless all of a sequence are kernels' settings."""
+    if not kernels or not all(hasattr(kernel, "build") and not isinstance(kernel, type) for kernel in kernels):
+        raise OptionError(f"Expected a non-empty sequence of kernels, got {kernels!r}. Type kernels.Cycle((kernels.HitAndRun(),)).")
 
 
 class KernelInfo(NamedTuple):

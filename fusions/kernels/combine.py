@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fusions.kernels.base import Kernel
+from fusions.errors import OptionError
+from fusions.kernels.base import Kernel, check_counts, check_kernels
 
 
 class SequenceState(NamedTuple):
@@ -100,6 +101,7 @@ class Cycle:
     def __post_init__(self):
         """Accept any sequence of kernels."""
         object.__setattr__(self, "kernels", tuple(self.kernels))
+        check_kernels(self.kernels)
 
     def build(self, space) -> Kernel:
         """Make the kernel's functions for a `Space`."""
@@ -126,6 +128,10 @@ class Mixture:
         """Accept any sequences."""
         object.__setattr__(self, "kernels", tuple(self.kernels))
         object.__setattr__(self, "weights", tuple(self.weights))
+        check_kernels(self.kernels)
+        check_counts(self, "n_draws")
+        if len(self.weights) != len(self.kernels) or not all(weight > 0 for weight in self.weights):
+            raise OptionError(f"Expected {len(self.kernels)} weights > 0, one per kernel, got {self.weights!r}. Type weights=(0.5, 0.5).")
 
     def build(self, space) -> Kernel:
         """Make the kernel's functions for a `Space`."""

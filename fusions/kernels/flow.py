@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fusions.errors import OptionError
 from fusions.flows.cnf import CNF
-from fusions.kernels.base import Kernel, KernelInfo, walk_length
+from fusions.kernels.base import Kernel, KernelInfo, check_counts, walk_length
 
 TARGET_ACCEPTANCE = 0.3  # below it the latent step shrinks
 USEFUL_ACCEPTANCE = 0.2  # below it the walk spends fewer moves on the flow
@@ -61,6 +62,12 @@ class FlowKernel:
     min_scale: float = 0.02
     local_share: float = 0.25
     flow: Any = CNF()
+
+    def __post_init__(self):
+        """Check the settings."""
+        check_counts(self, "n_moves")
+        if not hasattr(self.flow, "build"):
+            raise OptionError(f"Expected flow to be settings of a flow, got {self.flow!r}. Type FlowKernel(), or flow=CNF(width=64).")
 
     def build(self, space) -> Kernel:
         """Make the kernel's functions for a `Space`."""

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fusions.kernels.base import Kernel, KernelInfo, walk_length
+from fusions.kernels.base import Kernel, KernelInfo, check_counts, walk_length
 from fusions.kernels.random_walk import spread
 from fusions.numerics import pick_rows
 
@@ -58,6 +58,10 @@ class HitAndRun:
 
     n_slices: int = 1
     max_tries: int = 30
+
+    def __post_init__(self):
+        """Check the numbers."""
+        check_counts(self, "n_slices", "max_tries")
 
     def build(self, space) -> Kernel:
         """Make the kernel's functions for a `Space`."""

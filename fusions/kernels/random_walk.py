@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fusions.kernels.base import Kernel, KernelInfo, walk_length
+from fusions.kernels.base import Kernel, KernelInfo, check_counts, walk_length
 
 TARGET_ACCEPTANCE = 0.25
 
@@ -55,6 +55,10 @@ class RandomWalk:
     """
 
     n_moves: int = 20
+
+    def __post_init__(self):
+        """Check the numbers."""
+        check_counts(self, "n_moves")
 
     def build(self, space) -> Kernel:
         """Make the kernel's functions for a `Space`."""

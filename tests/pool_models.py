@@ -1,0 +1,130 @@
+"""Likelihoods for tests of pools: workers import this file, and it needs no JAX."""
+
+import math
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+
+def quiet(p):
+    return -0.5 * ((p["x"] - 0.5) / 0.2) ** 2 - 0.5 * ((p["y"] - 0.5) / 0.2) ** 2
+
+
+def slow(p):
+    time.sleep(0.01)
+    return quiet(p)
+
+
+def busy(p):
+    """Return `quiet` after about 10 ms of work."""
+    return quiet(p) + 0 * sum(i * i for i in range(150_000))
+
+
+def with_blobs(p):
+    return quiet(p), {"sum": p["x"] + p["y"], "pid": float(os.getpid())}
+
+
+def of_array(theta):
+    theta *= 1.0  # an array of its own that may be changed
+    return quiet({"x": theta[0], "y": theta[1]})
+
+
+def of_batch(p):
+    """Return log L of many points and the size of the batch."""
+    return quiet(p), {"size": 0 * p["x"] + len(p["x"])}
+
+
+def jax_loaded(p):
+    return float("jax" in sys.modules)
+
+
+def nan(p):
+    return math.nan
+
+
+def wrong_shape(p):
+    return [1.0, 2.0]
+
+
+def unpicklable(p):
+    return lambda: 0.0
+
+
+def no_solution(p):
+    raise RuntimeError("no solution")
+
+
+def leave(p):
+    sys.exit("good bye")
+
+
+class Switch:
+    """A function that can be changed, so that one compiled problem stands for many likelihoods."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self, p):
+        return self.function(p)
+
+
+class Fault:
+    """Return `quiet`, but do something else between x = 0.5 and 0.6: the first time, if a folder to remember it is given, or always."""
+
+    def __init__(self, action, folder=None):
+        self.action, self.folder = action, folder
+
+    def __call__(self, p):
+        if 0.5 < p["x"] < 0.6 and self.is_first():
+            getattr(self, self.action)()
+        return quiet(p)
+
+    def is_first(self):
+        if self.folder is None:
+            return True
+        try:
+            (Path(self.folder) / "seen").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+    def leave(self):
+        os._exit(3)
+
+    def kill(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def hang(self):
+        time.sleep(1000)
+
+    def fail(self):
+        raise OSError("file server is away")
+
+
+class Flaky:
+    """Raise at every n-th call of a process."""
+
+    def __init__(self, n):
+        self.n, self.n_calls = n, 0
+
+    def __call__(self, p):
+        self.n_calls += 1
+        if self.n_calls % self.n == 0:
+            raise OSError("file server is away")
+        return quiet(p)
+
+
+class Heavy:
+    """Count how often it is loaded by a worker, and how often it travels."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __call__(self, p):
+        return quiet(p)
+
+    def __setstate__(self, state):
+        self.__dict__ = state
+        (Path(self.folder) / f"loaded-{os.getpid()}-{time.monotonic_ns()}").touch()
