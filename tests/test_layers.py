@@ -72,8 +72,8 @@ ALLOWED = {
         "progress", "result", "resume", "schedule",
     },
     "driver": {
-        "algorithms", "algorithms.nested", "algorithms.refine", "checkpoint", "errors", "evaluate", "kernels", "problem", "progress", "resume",
-        "schedule", "session", "signals",
+        "algorithms", "algorithms.nested", "algorithms.refine", "checkpoint", "errors", "evaluate", "kernels", "problem", "progress",
+        "resume", "schedule", "session", "signals",
     },
     "plot": {"errors", "result", "table"},
     "verify": {PACKAGE, "checkpoint", "errors", "result", "storage"},

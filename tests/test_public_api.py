@@ -6,7 +6,7 @@ import fusions
 from fusions import kernels, priors
 
 NAMES = {"FusionsError", "Prior", "Problem", "Refine", "attach", "Result", "Status", "kernels", "merge", "nested", "plot", "priors", "run"}
-KERNELS = {"Cycle", "FlowKernel", "HitAndRun", "Mixture", "RandomWalk"}
+KERNELS = {"Cycle", "FlowKernel", "HitAndRun", "Jump", "Mixture", "RandomWalk"}
 PRIORS = {
     "Block", "Distribution", "Prior", "beta", "cauchy", "check_names", "cosine", "delta", "exponential", "from_scipy", "gamma",
     "gaussian", "half_normal", "icdf", "is_traceable", "joint", "log_normal", "log_uniform", "normal", "rayleigh", "scalar_shape",
