@@ -307,7 +307,7 @@ def _call_row(problem: Problem, row: np.ndarray) -> tuple[float, list[float]]:
     argument = row.copy() if problem.array else _argument(problem, row.tolist())
     try:
         result = problem.loglikelihood(argument)
-    except (Exception, SystemExit) as error:
+    except Exception as error:
         raise _raised(error, _describe(problem, row)) from error
     return _read_row(problem, row, result)
 
