@@ -10,6 +10,7 @@ LEAST_ESS = 200  # of the draws
 GOOD_SHARE = 0.4  # effective fraction of draws above which no draw has much weight, whatever k-hat says
 SURE_SHARE = 0.5  # effective fraction of draws below which a warning goes with the importance estimate
 SIGMAS = 3
+LONG_MEMORY = 0.35  # rank correlation of replacements with their parents above which the volumes carry a warning
 
 
 class Headline(NamedTuple):
@@ -30,7 +31,7 @@ class Headline(NamedTuple):
     warnings: tuple
 
 
-def choose(volumes, refined):
+def choose(volumes, refined, memory=0.0):
     """Choose the headline.
 
     Importance sampling has the smallest error, and is wrong without knowing it where its flows have no mass. It is reported if its own
@@ -41,13 +42,14 @@ def choose(volumes, refined):
     ----------
     volumes : (ln Z, error) of nested sampling.
     refined : dict of the refine phase (see `Result`), or None.
+    memory : mean correlation of the log L ranks of replacements and of the points they started from.
 
     Returns
     -------
     Headline
     """
     if refined is None:
-        return Headline("volumes", *volumes, "nested-sampling volumes; there was no refine phase", ())
+        return Headline("volumes", *volumes, "nested-sampling volumes; there was no refine phase", _short_walks(memory))
     (logZ, err), (gap, gap_err), (last, last_err) = refined["importance"], refined["coverage"], refined["rounds"][-1][:2]
     faults = []
     if (refined["khat"] > TRUSTED_KHAT and refined["ess"] < GOOD_SHARE * refined["n_draws"]) or refined["ess"] < LEAST_ESS:
@@ -65,7 +67,9 @@ def choose(volumes, refined):
             f"the last two rounds differ ({last:.3f} +- {last_err:.3f}, then {logZ:.3f} +- {err:.3f}): give the refine phase more rounds."
         )
     if faults:
-        return Headline("volumes", *volumes, "nested-sampling volumes, because a check of importance sampling failed", tuple(faults))
+        return Headline(
+            "volumes", *volumes, "nested-sampling volumes, because a check of importance sampling failed", (*faults, *_short_walks(memory))
+        )
     if abs(logZ - volumes[0]) > SIGMAS * np.hypot(err, volumes[1]):
         faults.append(
             f"importance sampling ({logZ:.3f} +- {err:.3f}) and volumes ({volumes[0]:.2f} +- {volumes[1]:.2f}) disagree: one of them lost "
@@ -78,3 +82,16 @@ def choose(volumes, refined):
             'of ln Z may be several times larger than claimed. Run again with twice the live points, or with cost="cheap".'
         )
     return Headline("importance", logZ, err, "importance sampling: its weights, rounds and coverage passed their checks", tuple(faults))
+
+
+def _short_walks(memory):
+    """Warn if walks were so short that replacements remember where they started: fluctuations of the volumes then add up."""
+    if memory <= LONG_MEMORY:
+        return ()
+    factor = np.sqrt((1 + memory) / (1 - memory))
+    text = (
+        f"walks were too short: replacements remember the points they started from (rank correlation {memory:.2f}, wanted below "
+        f"{LONG_MEMORY}), and the error of the volumes may be {factor:.1f} times larger than claimed. Give the kernel more moves, or leave "
+        "kernel=None."
+    )
+    return (text,)

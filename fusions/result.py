@@ -96,7 +96,8 @@ class Result:
     @cached_property
     def headline(self):
         """The reported estimate of ln Z with the reason and the checks that failed; see `fusions.headline`."""
-        return choose((self.evidence.logZ, self.evidence.logZ_err), self.refined)
+        memory = self.level_trace.get("memory", np.zeros(1))
+        return choose((self.evidence.logZ, self.evidence.logZ_err), self.refined, float(np.nanmean(memory)) if len(memory) else 0.0)
 
     @property
     def logZ(self):

@@ -126,3 +126,12 @@ def test_headline_follows_the_checks(change, name, words):
 
 def test_headline_without_refinement_is_the_volumes():
     assert choose((-1.05, 0.1), None)[:3] == ("volumes", -1.05, 0.1)
+
+
+@pytest.mark.parametrize("refined", [None, {**GOOD, "khat": 0.9, "ess": 300.0, "n_draws": 4096}, GOOD])
+def test_volumes_from_short_walks_carry_a_warning(refined):
+    """Importance sampling does not care how long the walks were."""
+    count = [len(choose((-1.05, 0.1), refined, memory).warnings) for memory in (0.3, 0.45)]
+    headline = choose((-1.05, 0.1), refined, 0.45)
+    assert count[1] - count[0] == (headline.name == "volumes")
+    assert headline.name == "importance" or "1.6 times larger" in headline.warnings[-1]
