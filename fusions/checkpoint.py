@@ -89,7 +89,7 @@ class Checkpoint:
 
     def __exit__(self, *exc):
         """Let go of the folder."""
-        self._lock.close()
+        _let_go(self._lock)
 
     def clear(self):
         """Remove what earlier runs left in the folder: states first, so that no crash leaves a state without its journal."""
@@ -179,6 +179,20 @@ def _take(file, directory):
     with contextlib.suppress(OSError):
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
+
+
+def _let_go(file):
+    """Unlock and close: a close alone leaves the lock to a child that was forked a moment ago and still has the file open."""
+    if file.closed:
+        return
+    try:
+        import fcntl
+    except ImportError:
+        pass
+    else:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_UN)
+    file.close()
 
 
 def states(directory):

@@ -314,17 +314,21 @@ def test_two_writers_are_refused(copy):
 
 
 def test_forked_worker_does_not_keep_the_lock(tmp_path):
-    with Checkpoint(tmp_path):
+    with Checkpoint(tmp_path) as folder:
         pid = os.fork()
         if pid == 0:
-            time.sleep(60)
-            os._exit(0)
+            os._exit(0 if folder._lock.closed else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_lock_is_free_while_another_descriptor_is_open(tmp_path):
+    with Checkpoint(tmp_path) as folder:
+        copy = os.dup(folder._lock.fileno())
     try:
         with Checkpoint(tmp_path) as folder:
             assert folder.load() is None
     finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        os.close(copy)
 
 
 @pytest.mark.parametrize(
