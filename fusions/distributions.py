@@ -54,7 +54,7 @@ class Distribution:
         """Return theta at the internal coordinate x (a normal latent, or an angle if periodic)."""
         if self.from_unit is None:
             return self.from_latent(x)
-        return self.from_unit(turns(x) if self.traceable else host_turns(x))
+        return self.from_unit(turns(x) if self.traceable else float(host_turns(x)))
 
 
 def is_traceable(function: Callable, *shapes: Any) -> bool:
@@ -314,9 +314,9 @@ def turns(angle: jax.Array) -> jax.Array:
     return jnp.where(u >= 1, jnp.zeros_like(u), u)
 
 
-def host_turns(angle: float) -> float:
-    """Return `turns` of a plain number."""
-    return (float(angle) / (2 * math.pi) + 0.5) % 1.0 % 1.0
+def host_turns(angle: Any) -> Any:
+    """Return `turns` in float64 NumPy."""
+    return (np.asarray(angle, float) / (2 * math.pi) + 0.5) % 1.0 % 1.0
 
 
 def uniform_map(x, lo, hi):

@@ -5,7 +5,10 @@ import pytest
 import fusions
 from fusions import kernels, priors
 
-NAMES = {"FusionsError", "Prior", "Problem", "Refine", "attach", "Result", "Status", "kernels", "merge", "nested", "plot", "priors", "run"}
+NAMES = {
+    "FusionsError", "Prior", "Problem", "Refine", "attach", "from_numpyro", "Result", "Status", "kernels", "merge", "nested", "plot",
+    "priors", "run",
+}  # fmt: skip
 KERNELS = {"Cycle", "FlowKernel", "HitAndRun", "Jump", "Mixture", "RandomWalk"}
 PRIORS = {
     "Block", "Distribution", "Prior", "beta", "cauchy", "check_names", "cosine", "delta", "exponential", "from_scipy", "gamma",
