@@ -81,7 +81,8 @@ class Fusions(Sampler):
         root = self.output.add_suffix(SUFFIX) if self.output else None
         with _workers(self.model, self.processes) as pool:
             self.result = run(
-                make_problem(self.model), self.algorithm, key=self.seed or 0, checkpoint=root, resume=self.output.is_resuming(), pool=pool,
+                make_problem(self.model), self.algorithm, key=self.seed or 0, pool=pool, checkpoint=root,
+                resume=bool(self.output.is_resuming()),
                 **{name: getattr(self, name) for name in RUN},
             )  # fmt: skip
         if self.result.status in (Status.INTERRUPTED, Status.TERMINATED):

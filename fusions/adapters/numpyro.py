@@ -48,10 +48,11 @@ NORMAL_MAPS: dict[type, Callable] = {
 
 def make_problem(model, args, kwargs):
     """Make a `Problem` of a model and its arguments; see `fusions.from_numpyro`."""
-    sites = handlers.trace(handlers.seed(model, 0)).get_trace(*args, **kwargs)
-    latents = [_latent(site) for site in sites.values() if _is_latent(site)]
+    checked = handlers.substitute(model, substitute_fn=_refuse_latent)
+    sites = handlers.trace(handlers.seed(checked, 0)).get_trace(*args, **kwargs)
     for site in sites.values():
         _refuse_site(site)
+    latents = [_latent(site) for site in sites.values() if _is_latent(site)]
     if not latents:
         raise ProblemError("The numpyro model has no latent site; expected at least one numpyro.sample(name, distribution) without obs=.")
     derived = {name: jnp.shape(site["value"]) for name, site in sites.items() if site["type"] == "deterministic"}
@@ -108,9 +109,11 @@ def _refuse_site(site):
         )
 
 
-def _latent(site):
-    """Describe a latent site of a trace, or refuse it."""
-    name, fn, value = site["name"], site["fn"], site["value"]
+def _refuse_latent(site):
+    """Raise an error for a latent site without a proper continuous prior, before a value is drawn; None lets it be drawn."""
+    if not _is_latent(site):
+        return
+    name, fn = site["name"], site["fn"]
     if fn.support is None or fn.support.is_discrete:
         raise ProblemError(
             f"The latent site {name!r} is discrete ({_text(fn)}); expected continuous ones. Sum over its values, for example with "
@@ -123,11 +126,16 @@ def _latent(site):
             f"The prior of the latent site {name!r} is masked or scaled, so that it is not normalised and there is no evidence. Put "
             "handlers.mask, handlers.scale and obs_mask on observed sites or factors alone."
         )
+
+
+def _latent(site):
+    """Describe a latent site of a trace."""
+    name, fn, value = site["name"], site["fn"], site["value"]
     if site.get("_control_flow_done"):
         raise ProblemError(f"The latent site {name!r} stands in a scan; expected a plate or a Python loop instead.")
     kind = _kind(fn, name, periodic=bool(site["infer"].get("periodic")))
     inner = jnp.shape(biject_to(fn.support).inv(value)) if kind == "density" else jnp.shape(value)
-    return Latent(name, jnp.shape(value), inner, kind, _text(fn))
+    return Latent(name, jnp.shape(value), inner, kind, _text(fn) if KINDS[kind].standard else _text_with_parameters(fn))
 
 
 def _kind(fn, name, *, periodic):
@@ -183,6 +191,13 @@ def _transformed(x, base, transforms):
 def _text(fn):
     """Write a distribution as the name of its class."""
     return type(_unwrapped(fn)).__name__
+
+
+def _text_with_parameters(fn):
+    """Write a distribution whose parameters do not show in the map to its values, so that another one is told from it on resuming."""
+    fn = _unwrapped(fn)
+    known = [(name, np.asarray(getattr(fn, name))) for name in fn.arg_constraints if hasattr(fn, name)]
+    return f"{_text(fn)}({', '.join(f'{name}={np.array2string(value, precision=5)}' for name, value in known)})"
 
 
 # Kinds of coordinates: value and prior log density at coordinates, coordinates of a draw --------------------------
@@ -281,7 +296,7 @@ class _Walk:
         handlers.substitute(self.model, substitute_fn=substitute)()
 
 
-def _block(walk):
+def _block(walk: _Walk) -> Block:
     """Make the prior of all latent sites."""
     names = tuple(itertools.chain.from_iterable(_components(latent.name, latent.shape) for latent in walk.latents))
     kinds = [KINDS[latent.kind] for latent in walk.latents]
@@ -289,7 +304,8 @@ def _block(walk):
     words = ", ".join(f"{latent.name}={latent.text}" for latent in walk.latents)
     own: dict[str, Any] = {}
     if not all(kind.standard for kind in kinds):
-        own = {"draw": lambda key, n: jax.vmap(walk.draw)(jax.random.split(key, n)), "log_prob": lambda x: walk.values(x)[1]}
+        draw = jax.jit(jax.vmap(walk.draw))
+        own = {"draw": lambda key, n: draw(jax.random.split(key, n)), "log_prob": lambda x: walk.values(x)[1]}
     return Block(names, len(flags), lambda x: walk.values(x)[0], f"numpyro({words})", flags, **own)
 
 
