@@ -142,8 +142,12 @@ def sampler(folder, likelihood=None, priors=None, **options):
     )
 
 
+def dependent(reference_params, m):
+    return {"minimum": 0, "maximum": m}
+
+
 def test_dependent_priors_go_through_bilby(tmp_path):
-    priors = ConditionalPriorDict({"m": Uniform(0, 5), "c": ConditionalUniform(lambda reference, m: {"maximum": m}, 0, 1)})
+    priors = ConditionalPriorDict({"m": Uniform(0, 5), "c": ConditionalUniform(dependent, minimum=0, maximum=1)})
     x = np.random.default_rng(0).standard_normal((50, 2))
     m, c = sampler(tmp_path, priors=priors)._problem().prior.theta_rows(x).T
     assert np.all((c >= 0) & (c <= m))
