@@ -1,7 +1,9 @@
 """Two problems of exactly known evidence as users of each package write them, and how each package solves them."""
 
+import contextlib
 import functools
 import math
+import tempfile
 from typing import NamedTuple
 
 import jax
@@ -105,10 +107,11 @@ def bilby_problem(name):
 def solve_bilby(name, seed, n_live, folder=None, max_calls=None):
     bilby = pytest.importorskip("bilby", reason="bilby is not installed")
     likelihood, priors = bilby_problem(name)
-    result = bilby.run_sampler(
-        likelihood, priors, sampler="fusions", outdir=folder, label=f"stopped_{max_calls}", seed=seed, max_calls=max_calls, save=False,
-        **settings(n_live),
-    )  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        outdir = folder or stack.enter_context(tempfile.TemporaryDirectory())
+        result = bilby.run_sampler(
+            likelihood, priors, sampler="fusions", outdir=outdir, seed=seed, max_calls=max_calls, save=False, **settings(n_live)
+        )  # fmt: skip
     return Solved(result.log_evidence, result.log_evidence_err, result.samples, result.num_likelihood_evaluations)
 
 

@@ -11,12 +11,13 @@ ADAPTERS = sorted(ap.SOLVE)
 PROBLEMS = sorted(ap.EXACT)
 N_LIVE = 60
 PULL = 3.0  # claimed errors
-SEEDS = (0, *(pytest.param(seed, marks=pytest.mark.calibration) for seed in range(1, 5)))
+FAST = {(adapter, "phase", 0) for adapter in ADAPTERS} | {("bilby", "modes", 0)}
+CASES = list(itertools.product(ADAPTERS, PROBLEMS, range(5)))
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("name", PROBLEMS)
-@pytest.mark.parametrize("adapter", ADAPTERS)
+@pytest.mark.parametrize(
+    ("adapter", "name", "seed"), [case if case in FAST else pytest.param(*case, marks=pytest.mark.calibration) for case in CASES]
+)
 def test_evidence(adapter, name, seed):
     found = ap.solved(adapter, name, seed, N_LIVE)
     assert found.logZ_err < 0.3
@@ -41,7 +42,7 @@ def test_posterior_and_circle(adapter):
         assert points.std() == pytest.approx(sd, rel=5 / math.sqrt(2 * len(points)))
 
 
-@pytest.mark.parametrize("adapter", ["bilby", "cobaya", "numpyro"])
+@pytest.mark.parametrize("adapter", ["cobaya", "numpyro"])  # bilby is interrupted by a signal in test_bilby.py
 def test_stopped_run_resumes_to_the_numbers_of_an_undisturbed_one(adapter, tmp_path):
     folder = str(tmp_path / adapter)
     stopped = ap.SOLVE[adapter]("phase", 0, N_LIVE, folder, max_calls=2000)
