@@ -42,7 +42,9 @@ def test_posterior_and_circle(adapter):
         assert points.std() == pytest.approx(sd, rel=5 / math.sqrt(2 * len(points)))
 
 
-@pytest.mark.parametrize("adapter", ["cobaya", "numpyro"])  # bilby is interrupted by a signal in test_bilby.py
+@pytest.mark.parametrize(
+    "adapter", ["cobaya", pytest.param("numpyro", marks=pytest.mark.calibration)]
+)  # bilby is interrupted by a signal in test_bilby.py
 def test_stopped_run_resumes_to_the_numbers_of_an_undisturbed_one(adapter, tmp_path):
     folder = str(tmp_path / adapter)
     stopped = ap.SOLVE[adapter]("phase", 0, N_LIVE, folder, max_calls=2000)

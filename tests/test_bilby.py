@@ -17,7 +17,7 @@ bilby = pytest.importorskip("bilby", reason="bilby is not installed")
 from bilby.core.prior import ConditionalPriorDict, ConditionalUniform, Constraint, DeltaFunction, PriorDict, Uniform  # noqa: E402
 from bilby.core.sampler import get_sampler_class  # noqa: E402
 
-SETTINGS = ap.settings(60)
+SETTINGS = ap.settings(60) | {"cost": "expensive"}  # short walks: evidences are tested in test_adapters.py
 X = np.linspace(0, 1, 11)
 SIGMA = 0.1
 PARENT = os.getpid()
@@ -50,13 +50,6 @@ def line_priors():
     return PriorDict({"m": Uniform(0, 5, boundary="periodic"), "c": Uniform(-2, 2, boundary="reflective")})
 
 
-def line_logZ():
-    """Compute ln Z on a grid."""
-    m, c = np.meshgrid(np.linspace(0, 5, 1001), np.linspace(-2, 2, 1001))
-    chi2 = sum(((y - line(x, m, c)) / SIGMA) ** 2 for x, y in zip(X, data(), strict=True))
-    return math.log(np.mean(np.exp(-0.5 * (chi2 - chi2.min())))) - 0.5 * chi2.min() - len(X) * math.log(SIGMA * math.sqrt(ap.TURN))
-
-
 def run(folder, likelihood=None, priors=None, **options):
     return bilby.run_sampler(
         likelihood or Line(),
@@ -78,7 +71,6 @@ def undisturbed(tmp_path_factory):
 
 def test_result_has_what_bilby_shows(undisturbed):
     result, folder = undisturbed
-    assert result.log_evidence == pytest.approx(line_logZ(), abs=3 * result.log_evidence_err)
     assert {"m", "c", "derived", "log_likelihood", "log_prior"} <= set(result.posterior)
     again = [Line().log_likelihood({"m": m, "c": c}) for m, c in zip(result.posterior.m[:20], result.posterior.c[:20], strict=True)]
     assert np.asarray(result.posterior.log_likelihood[:20]) == pytest.approx(again, abs=1e-9)

@@ -1,6 +1,9 @@
 """The cobaya sampler: files, derived parameters, the unphysical part of the prior, options, refusals."""
 
+import itertools
 import math
+import os
+import signal
 
 import adapter_problems as ap
 import numpy as np
@@ -130,3 +133,21 @@ def test_quantiles_come_from_the_nearer_tail():
 def test_bad_input_says_what_to_type(options, error, text):
     with pytest.raises(error, match=text):
         run({**INFO, "sampler": sampler(**options)})
+
+
+def test_interrupt_saves_and_leaves(tmp_path):
+    """SIGINT out of the likelihood: what is on disk can be resumed, and is not overwritten without being asked."""
+    calls = itertools.count()
+
+    def stopping(x, y):
+        if next(calls) == 600:
+            os.kill(os.getpid(), signal.SIGINT)
+        return half(x, y)
+
+    info = {**INFO, "likelihood": {"half": stopping}, "sampler": sampler(), "output": str(tmp_path / "chain")}
+    with pytest.raises(KeyboardInterrupt, match="Interrupted by the user"):
+        run(info)
+    assert any(name.startswith("state-") for name in os.listdir(tmp_path / "chain_fusions"))
+    assert not (tmp_path / "chain.logZ").exists()
+    with pytest.raises(LoggedError, match="Delete the previous output"):
+        run(info)

@@ -61,6 +61,7 @@ def scalars(n):
     c = numpyro.sample("c", dist.HalfNormal(2))
     d = numpyro.sample("d", dist.Exponential(1 + c))
     e = numpyro.sample("e", dist.Cauchy(0, 1))
+    numpyro.sample("l", dist.HalfCauchy(2))
     f = numpyro.sample("f", dist.LogNormal(0, 0.5))
     g = numpyro.sample("g", dist.Gamma(2 + d, 3))
     h = numpyro.sample("h", dist.Beta(2, 3))
@@ -143,16 +144,19 @@ def test_sites_of_other_dimension_than_their_coordinates():
 
 
 def test_both_tails_survive_in_float32():
-    """Seven standard deviations out the map still tells neighbours apart and stays in the support."""
+    """Seven standard deviations out the maps still tell neighbours apart and stay in the support."""
 
     def model():
         numpyro.sample("u", dist.Uniform(0, 1))
         numpyro.sample("n", dist.Normal(0, 1))
+        numpyro.sample("t", dist.HalfCauchy(1))
 
-    theta = fusions.from_numpyro(model).prior.theta_rows(np.array([[-7.0, 7.0], [-7.1, 7.1]]))
-    assert np.all(theta[:, 0] > 0)
-    assert theta[0, 0] != theta[1, 0]
-    assert theta[1, 1] - theta[0, 1] == pytest.approx(0.1, rel=1e-4)
+    u, n, t = fusions.from_numpyro(model).prior.theta_rows(np.array([[-7.0, 7.0, 7.0], [-7.1, 7.1, 7.1], [-7.1, 7.1, -7.1]])).T
+    assert u[0] > u[1] > 0
+    assert n[1] - n[0] == pytest.approx(0.1, rel=1e-4)
+    tail = 6.2378e-13  # probability beyond 7.1 standard deviations
+    assert t[1] > t[0] > 0
+    assert (t[1] * tail, t[2] / tail) == (pytest.approx(2 / math.pi, rel=1e-3), pytest.approx(math.pi / 2, rel=1e-3))
 
 
 def test_other_prior_is_another_run():
@@ -197,6 +201,10 @@ def empty():
     numpyro.sample("y", dist.Normal(0, 1), obs=0.0)
 
 
+def fixed():
+    numpyro.sample("a", dist.Delta(1.0))
+
+
 def false_circle():
     numpyro.sample("a", dist.Normal(0, 1), infer={"periodic": True})
 
@@ -217,6 +225,7 @@ def scanned():
         (masked, "'a' is masked or scaled"),
         (scaled, "'a' is masked or scaled"),
         (empty, "no latent site"),
+        (fixed, r"'a' is a Delta.*numpyro.deterministic\('a', value\)"),
         (false_circle, r"'a' can't be periodic: expected dist.Uniform or dist.VonMises, got Normal"),
         (scanned, "'step' stands in a scan"),
     ],

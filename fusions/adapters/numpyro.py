@@ -35,6 +35,12 @@ from fusions.problem import Problem
 
 LOG_2PI = math.log(2 * math.pi)
 
+
+def _half_cauchy(x):
+    angle = 0.5 * math.pi * unit_interval(-jnp.abs(x))  # by the nearer tail
+    return jnp.where(x < 0, jnp.tan(angle), 1 / jnp.tan(angle))
+
+
 # Maps of standard normals that are exact in both tails, in float32 as well
 NORMAL_MAPS: dict[type, Callable] = {
     dist.Normal: lambda fn, x: fn.loc + fn.scale * x,
@@ -42,6 +48,7 @@ NORMAL_MAPS: dict[type, Callable] = {
     dist.HalfNormal: lambda fn, x: half_normal_map(x, fn.scale),
     dist.Exponential: lambda fn, x: exponential_map(x, 1 / fn.rate),
     dist.Cauchy: lambda fn, x: cauchy_map(x, fn.loc, fn.scale),
+    dist.HalfCauchy: lambda fn, x: fn.scale * _half_cauchy(x),
     dist.MultivariateNormal: lambda fn, x: fn.loc + jnp.einsum("...ij,...j->...i", fn.scale_tril, x, precision="highest"),
 }
 
@@ -121,6 +128,8 @@ def _refuse_latent(site):
         )
     if isinstance(fn, ImproperUniform):
         raise ProblemError(f"The latent site {name!r} has an improper prior, so that there is no evidence. Give it a proper one.")
+    if isinstance(_unwrapped(fn), dist.Delta):
+        raise ProblemError(f"The latent site {name!r} is a Delta, which has no density. Write numpyro.deterministic({name!r}, value).")
     if isinstance(fn, MaskedDistribution) or site["scale"] is not None:
         raise ProblemError(
             f"The prior of the latent site {name!r} is masked or scaled, so that it is not normalised and there is no evidence. Put "
