@@ -1,5 +1,10 @@
 """What all tests share."""
 
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one core per worker: threads of several that wait for each other take longer than one
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
+
 import jax
 import pytest
 

@@ -46,7 +46,7 @@ class Refine:
     flow : settings of the flows.
     """
 
-    error: float = 0.015
+    error: float = 0.01
     max_rounds: int = 12
     max_draws: int = 32 * BATCH
     flow: Any = MixtureCNF()

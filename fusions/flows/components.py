@@ -107,7 +107,7 @@ def far_points(key, y, weights, k, period):
 def improve(base, y, weights, period):
     """Do one step of expectation maximisation on weighted rows y (n, d).
 
-    Covariances shrink to isotropy where rows are few; no component is wider than `MOST_TURN` of a circle.
+    Correlations shrink where rows are few; no component is wider than `MOST_TURN` of a circle.
     """
     d = y.shape[1]
     share = jnp.exp(log_shares(base, standardised(inverse_factors(base), base, y, period))) * weights[:, None]
@@ -115,9 +115,9 @@ def improve(base, y, weights, period):
     delta = wrap(y[:, None] - base.means, period)
     move = jnp.einsum("nk,nkd->kd", share, delta) / count[:, None]
     cov = jnp.einsum("nk,nkd,nke->kde", share, delta, delta) / count[:, None, None] - move[:, :, None] * move[:, None, :]
-    round_cov = jnp.trace(cov, axis1=1, axis2=2)[:, None, None] / d * jnp.eye(d, dtype=y.dtype)
+    variances = jnp.diagonal(cov, axis1=1, axis2=2)[:, :, None] * jnp.eye(d, dtype=y.dtype)
     prior = d + 2.0
-    cov = (count[:, None, None] * cov + prior * round_cov) / (count[:, None, None] + prior) + 1e-8 * jnp.eye(d, dtype=y.dtype)
+    cov = (count[:, None, None] * cov + prior * variances) / (count[:, None, None] + prior) + 1e-8 * jnp.eye(d, dtype=y.dtype)
     narrower = jnp.minimum(MOST_TURN * period / jnp.sqrt(jnp.diagonal(cov, axis1=1, axis2=2)), 1.0)
     cov = narrower[:, :, None] * cov * narrower[:, None]
     return Components(jnp.log(count / jnp.sum(count)), wrap(base.means + move, period), jnp.linalg.cholesky(cov))
