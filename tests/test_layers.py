@@ -49,7 +49,8 @@ ALLOWED = {
     "headline": {"estimators"},
     "storage": {"errors", "numerics"},
     "table": {"errors", "numerics"},
-    "result": {"errors", "evidence", "headline", "numerics", "storage", "table"},
+    "exports": {"errors", "storage"},
+    "result": {"errors", "evidence", "exports", "headline", "numerics", "storage", "table"},
     "merging": {"errors", "result"},
     "ledger": GROUND | {"evidence"},
     "progress": GROUND,
@@ -77,7 +78,7 @@ ALLOWED = {
     },
     "plot": {"errors", "result", "table"},
     "verify": {PACKAGE, "checkpoint", "errors", "result", "storage"},
-    "cli": {PACKAGE, "checkpoint", "driver", "errors", "plot", "problem", "result", "signals", "storage", "verify"},
+    "cli": {PACKAGE, "checkpoint", "driver", "errors", "exports", "plot", "problem", "result", "signals", "storage", "verify"},
 }  # fmt: skip
 
 # library: files that may import it, whether only inside functions
@@ -86,6 +87,8 @@ DOORS = {
     "optax": (("flows.matching",), False),
     "diffrax": (("flows.transport",), False),
     "anesthetic": (("result", "plot", "storage"), True),
+    "arviz": (("exports",), True),
+    "getdist": (("exports",), True),
     "tqdm": (("progress",), True),
     "matplotlib": (("plot",), True),
 }
