@@ -176,6 +176,21 @@ class Result:
         """Set everything that a user wants to know in one table of at most 100 columns."""
         return render(self)
 
+    def plot(self, params=None):
+        """Draw the page to look at first: posterior, estimates of ln Z, course of the run, insertion ranks; see `fusions.plot` for more.
+
+        Parameters
+        ----------
+        params : list of names for the corner; default the first five parameters that vary.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+        """
+        from fusions.plot import page
+
+        return page(self, params)
+
     def samples(self):
         """Hand the ledger to anesthetic.
 

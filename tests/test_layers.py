@@ -50,7 +50,7 @@ ALLOWED = {
     "storage": {"errors", "numerics"},
     "table": {"errors", "numerics"},
     "exports": {"errors", "storage"},
-    "result": {"errors", "evidence", "exports", "headline", "numerics", "storage", "table"},
+    "result": {"errors", "evidence", "exports", "headline", "numerics", "plot", "storage", "table"},
     "merging": {"errors", "result"},
     "ledger": GROUND | {"evidence"},
     "progress": GROUND,
@@ -76,7 +76,14 @@ ALLOWED = {
         "algorithms", "algorithms.nested", "algorithms.refine", "checkpoint", "errors", "evaluate", "kernels", "problem", "progress",
         "resume", "schedule", "session", "signals",
     },
-    "plot": {"errors", "result", "table"},
+    "plot": {"plot.course", "plot.estimates", "plot.levels", "plot.motion", "plot.page", "plot.posterior"},
+    "plot.base": {"errors", "table"},
+    "plot.posterior": {"plot.base"},
+    "plot.course": {"plot.base"},
+    "plot.levels": {"plot.base"},
+    "plot.estimates": {"errors", "plot.base"},
+    "plot.motion": {"errors", "plot.base", "storage"},
+    "plot.page": {"plot.base", "plot.course", "plot.estimates", "plot.levels", "plot.posterior"},
     "verify": {PACKAGE, "checkpoint", "errors", "result", "storage"},
     "cli": {PACKAGE, "checkpoint", "driver", "errors", "exports", "plot", "problem", "result", "signals", "storage", "verify"},
 }  # fmt: skip
@@ -86,11 +93,11 @@ DOORS = {
     "flax": (("flows.network",), False),
     "optax": (("flows.matching",), False),
     "diffrax": (("flows.transport",), False),
-    "anesthetic": (("result", "plot", "storage"), True),
+    "anesthetic": (("result", "plot.posterior", "storage"), True),
     "arviz": (("exports",), True),
     "getdist": (("exports",), True),
     "tqdm": (("progress",), True),
-    "matplotlib": (("plot",), True),
+    "matplotlib": (("plot.*",), True),
 }
 
 
