@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fusions import exports, storage
+from fusions import exports, notebook, storage
 from fusions.errors import FileError, OptionError, Status
 from fusions.evidence import Evidence, evaluate_ledger
 from fusions.headline import choose
@@ -175,6 +175,10 @@ class Result:
     def __str__(self):
         """Set everything that a user wants to know in one table of at most 100 columns."""
         return render(self)
+
+    def _repr_html_(self):
+        """Show a short table in notebooks."""
+        return notebook.html(self)
 
     def plot(self, params=None):
         """Draw the page to look at first: posterior, estimates of ln Z, course of the run, insertion ranks; see `fusions.plot` for more.

@@ -40,7 +40,7 @@ def level_plot(result):
     keys = [k for k in keys if np.any(np.isfinite(np.asarray(trace[k], np.float64)))]
     if not keys:
         return message("No levels to show: the run has no level trace (merged runs keep none).")
-    steady = [k for k in keys if np.ptp(np.asarray(trace[k], np.float64)[np.isfinite(trace[k])]) == 0]
+    steady = [k for k in keys if k not in first and np.ptp(np.asarray(trace[k], np.float64)[np.isfinite(trace[k])]) == 0]
     keys = [k for k in keys if k not in steady] or steady[:1]
     columns = min(2, len(keys))
     rows = -(-len(keys) // columns)
