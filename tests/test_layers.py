@@ -98,7 +98,7 @@ DOORS = {
     "arviz": (("exports",), True),
     "getdist": (("exports",), True),
     "tqdm": (("progress",), True),
-    "matplotlib": (("plot.*",), True),
+    "matplotlib": (("plot.*",), False),
 }
 
 

@@ -30,6 +30,10 @@ def test_save_all_writes_every_picture(result, tmp_path):
     assert all(p.read_bytes().startswith(b"\x89PNG") and p.stat().st_size > 10_000 for p in paths)
 
 
+def test_notebooks_show_figures_without_pyplot(result):
+    assert insertion_plot(result)._repr_png_().startswith(b"\x89PNG")
+
+
 def test_corner_shows_labels_of_the_parameters(result):
     shown = texts(corner(result))
     for label in (r"$x_{\mathrm{in}}$", r"$\omega$", "theta_w"):

@@ -1,6 +1,10 @@
 """What all figures share: colours, empty figures, words."""
 
+import io
+
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from fusions.errors import OptionError
 from fusions.table import with_error
@@ -9,11 +13,21 @@ BLUE, ORANGE, RED, GREEN, GREY = "#0072B2", "#E69F00", "#D55E00", "#009E73", "#6
 MOST_COLUMNS = 8
 
 
-def new_figure(width, height, layout="constrained"):
-    """Make an empty figure (inches) that no pyplot state knows of."""
-    from matplotlib.figure import Figure
+class Picture(Figure):
+    """A figure that no pyplot state knows of, and that notebooks show all the same."""
 
-    return Figure(figsize=(width, height), layout=layout)
+    def _repr_png_(self):
+        """Return the picture as a notebook wants it."""
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=80)
+        return buffer.getvalue()
+
+
+def new_figure(width, height, layout="constrained"):
+    """Make an empty figure (inches)."""
+    figure = Picture(figsize=(width, height), layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def tidy(ax):

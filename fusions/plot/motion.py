@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from matplotlib.animation import PillowWriter
 
 from fusions import storage
 from fusions.errors import OptionError
@@ -85,14 +86,10 @@ def animate(result, path, params=None, n_frames=60):
     -------
     pathlib.Path
     """
-    from matplotlib.animation import PillowWriter
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
     pair = _pair(result, params)
     if len(pair) < 2 or not np.isfinite(result.evidence.logZ):
         raise OptionError("Expected a run with two columns that vary and a point of finite log L. Give params=[name, name].")
     figure = new_figure(5, 4.6)
-    FigureCanvasAgg(figure)
     writer, path = PillowWriter(fps=FRAMES_PER_SECOND), Path(path)
     with storage.writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
