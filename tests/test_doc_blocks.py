@@ -14,7 +14,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 PAGES = ["quickstart", "settings", "migration", *(f"guides/{path.stem}" for path in sorted((DOCS / "guides").glob("*.md")))]
 FLOW = MixtureCNF(components=4, width=16, depth=1, ode_steps=2, training=Training(steps=10, rounds=1, batch=128))
 QUICK = fusions.Refine(max_rounds=2, max_draws=2048, flow=FLOW)
-REFINED = ("guides/reanalysis",)  # pages that need flows
+REFINED = ("guides/reanalysis",)  # pages that need flows: a longer test
 LEAST = {"quickstart": 4, "settings": 1, "migration": 1}  # blocks that a page must have, lest none is found
 
 
@@ -40,7 +40,7 @@ def quick(request, monkeypatch, tmp_path):
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [pytest.param(page, marks=pytest.mark.calibration) if page in REFINED else page for page in PAGES])
 def test_blocks_run(page):
     found = blocks(page)
     assert len(found) >= LEAST.get(page, 1)

@@ -6,6 +6,7 @@ from fusions.errors import OptionError
 from fusions.plot.base import BLUE, GREEN, GREY, ORANGE, RED, message, new_figure, tidy, title_of
 
 CLOCKS = {"likelihood": BLUE, "training": ORANGE, "ode": GREEN, "refine": "#CC79A7", "rest": GREY}
+MOST_ROUNDS = 3  # of the refine phase, the last ones
 LEAST_ERROR = 1e-6  # nats that still are worth a bar
 
 
@@ -32,11 +33,12 @@ def evidence_plot(result, others=None):
 
 
 def _estimates(result):
-    """Collect {name: (ln Z, error)} of a result, rounds of the refine phase first."""
+    """Collect {name: (ln Z, error)} of a result, with the last rounds of the refine phase."""
     refined, volumes = result.refined, (result.evidence.logZ, result.evidence.logZ_err)
     if refined is None:
         return {"volumes": volumes}
     rounds = {f"round {i}": tuple(row[:2]) for i, row in enumerate(refined["rounds"], start=1)}
+    rounds = dict(list(rounds.items())[-MOST_ROUNDS:])
     return {"volumes": volumes, **rounds, "bridge": tuple(refined["bridge"]), "importance": tuple(refined["importance"])}
 
 
