@@ -22,4 +22,17 @@ napoleon_google_docstring = False
 napoleon_use_ivar = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
-suppress_warnings = ["mystnb.unknown_mime_type", "toc.empty_glob"]  # pages of adapters join when they are there
+suppress_warnings = ["mystnb.unknown_mime_type"]
+OPTIONAL = ("scale", "bilby", "cobaya", "numpyro")  # pages that index.md lists and that may not be there
+
+
+def without_missing(app, docname, source):
+    """Take optional pages that do not exist out of the table of contents."""
+    if docname == "index":
+        missing = {name for name in OPTIONAL if not (HERE / f"{name}.md").is_file()}
+        source[0] = "\n".join(line for line in source[0].splitlines() if line not in missing)
+
+
+def setup(app):
+    """Tell Sphinx of it."""
+    app.connect("source-read", without_missing)

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-FIGURES = ("dimension", "eprv3", "calibration")
+FIGURES = ("dimension", "challenge", "calibration")
 
 
 def main(output=HERE / "paper.pdf"):

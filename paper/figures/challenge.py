@@ -1,4 +1,4 @@
-"""Evidences of the EPRV3 challenge beside the published ones: python paper/figures/eprv3.py.
+"""Evidences of the EPRV3 challenge beside the published ones: python paper/figures/challenge.py.
 
 Reads ../docs/results/calibration.jsonl, refined runs; published values with their sources are in examples/eprv3.py.
 """
@@ -44,7 +44,7 @@ def draw():
     axes[0].set_xticks(range(len(SETS)), [str(s) for s in SETS])
     axes[0].set_xlabel("data set")
     axes[1].legend(fontsize=8, frameon=False)
-    save(figure, "eprv3")
+    save(figure, "challenge")
 
 
 if __name__ == "__main__":
