@@ -16,7 +16,20 @@ def main(output=HERE / "paper.pdf"):
     for name in FIGURES:
         subprocess.run([sys.executable, HERE / "figures" / f"{name}.py"], check=True)
     source = HERE / "paper.typ"
-    options = ["--citeproc", "--standalone", "-V", "papersize=a4", "-V", "fontsize=10pt", "-V", "margin.x=2.2cm", "-V", "margin.y=2.2cm"]
+    options = [
+        "--citeproc",
+        "--standalone",
+        "-M",
+        "author=The fusions developers",
+        "-V",
+        "papersize=a4",
+        "-V",
+        "fontsize=10pt",
+        "-V",
+        "margin.x=2.2cm",
+        "-V",
+        "margin.y=2.2cm",
+    ]
     pypandoc.convert_file(str(HERE / "paper.md"), "typst", outputfile=str(source), extra_args=options, cworkdir=str(HERE))
     typst.compile(str(source), output=str(output))
     source.unlink()
