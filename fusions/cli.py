@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fusions import checkpoint
 from fusions.errors import FileError, FusionsError, LikelihoodError, OptionError
+from fusions.exports import FORMATS
 from fusions.signals import exit_code
 from fusions.storage import MANIFEST, write_atomically
 
@@ -117,8 +118,7 @@ def _load(directory):
 def _export(args):
     result = _load(args.directory)
     root = args.output or str(Path(args.directory) / "chains")
-    paths = result.write_polychord(root) if args.format == "polychord" else [result.write_csv(root)]
-    for path in paths:
+    for path in result.export(args.format, root):
         print(path)
     return 0
 
@@ -183,7 +183,7 @@ def make_parser():
         command.add_argument("directory", metavar="DIR")
         command.set_defaults(action=action)
         if action is _export:
-            command.add_argument("--format", required=True, choices=("polychord", "csv"))
+            command.add_argument("--format", required=True, choices=tuple(FORMATS))
             command.add_argument("-o", "--output", metavar="ROOT", help="path of the files without suffix (default DIR/chains)")
     return parser
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from precision import enable_x64
 
 import fusions
 from fusions import checkpoint, kernels, resume, session
@@ -290,7 +291,7 @@ def test_checkpoint_of_another_run_is_refused(name, copy):
 
 
 def test_other_precision_is_refused(copy):
-    with jax.enable_x64(True), pytest.raises(CheckpointError, match="precision was float32, now is float64"):  # noqa: FBT003
+    with enable_x64(True), pytest.raises(CheckpointError, match="precision was float32, now is float64"):  # noqa: FBT003
         run(checkpoint=copy)
 
 

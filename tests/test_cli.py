@@ -196,6 +196,9 @@ def test_export(model, tmp_path, capsys):
     assert cli.main(["export", str(out), "--format", "csv"]) == 0
     assert capsys.readouterr().out.strip() == str(out / "chains.csv")
     assert cli.main(["export", str(out), "--format", "polychord", "-o", str(tmp_path / "else")]) == 0
+    for form, written in (("getdist", "posterior.txt"), ("numpy", "posterior.npz")):
+        assert cli.main(["export", str(out), "--format", form, "-o", str(tmp_path / "posterior")]) == 0
+        assert (tmp_path / written).stat().st_size > 0
     wanted = Result.load(out).samples().logZ()
     for root in (out / "chains.csv", tmp_path / "else"):
         assert read_chains(str(root)).logZ() == pytest.approx(wanted, abs=1e-6)

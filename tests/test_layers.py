@@ -49,7 +49,9 @@ ALLOWED = {
     "headline": {"estimators"},
     "storage": {"errors", "numerics"},
     "table": {"errors", "numerics"},
-    "result": {"errors", "evidence", "headline", "numerics", "storage", "table"},
+    "exports": {"errors", "storage"},
+    "notebook": {"errors", "table"},
+    "result": {"errors", "evidence", "exports", "headline", "notebook", "numerics", "plot.page", "storage", "table"},
     "merging": {"errors", "result"},
     "ledger": GROUND | {"evidence"},
     "progress": GROUND,
@@ -75,9 +77,16 @@ ALLOWED = {
         "algorithms", "algorithms.nested", "algorithms.refine", "checkpoint", "errors", "evaluate", "kernels", "problem", "progress",
         "resume", "schedule", "session", "signals",
     },
-    "plot": {"errors", "result", "table"},
+    "plot": {"plot.course", "plot.estimates", "plot.levels", "plot.motion", "plot.page", "plot.posterior"},
+    "plot.base": {"errors", "table"},
+    "plot.posterior": {"plot.base"},
+    "plot.course": {"plot.base"},
+    "plot.levels": {"plot.base"},
+    "plot.estimates": {"errors", "plot.base"},
+    "plot.motion": {"errors", "plot.base", "storage"},
+    "plot.page": {"plot.base", "plot.course", "plot.estimates", "plot.levels", "plot.posterior"},
     "verify": {PACKAGE, "checkpoint", "errors", "result", "storage"},
-    "cli": {PACKAGE, "checkpoint", "driver", "errors", "plot", "problem", "result", "signals", "storage", "verify"},
+    "cli": {PACKAGE, "checkpoint", "driver", "errors", "exports", "plot", "problem", "result", "signals", "storage", "verify"},
 }  # fmt: skip
 
 # library: files that may import it, whether only inside functions
@@ -85,9 +94,11 @@ DOORS = {
     "flax": (("flows.network",), False),
     "optax": (("flows.matching",), False),
     "diffrax": (("flows.transport",), False),
-    "anesthetic": (("result", "plot", "storage"), True),
+    "anesthetic": (("result", "plot.posterior", "storage"), True),
+    "arviz": (("exports",), True),
+    "getdist": (("exports",), True),
     "tqdm": (("progress",), True),
-    "matplotlib": (("plot",), True),
+    "matplotlib": (("plot.*",), False),
 }
 
 

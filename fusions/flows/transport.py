@@ -63,3 +63,31 @@ def transport(velocity, y, *, steps, backward=False, probes=None, divergence=Tru
     )
     end, logdet = solution.ys[0][0], solution.ys[1][0]
     return end, -logdet if backward else logdet
+
+
+def trajectory(velocity, y, times, *, steps):
+    """Solve dy/dt = v(y, t) from t = 0 to t = 1 and look at the points on the way.
+
+    Parameters
+    ----------
+    velocity : function (y (n, d), t ()) -> (n, d).
+    y : (n, d) starting points.
+    times : (m,) increasing times in [0, 1].
+    steps : number of steps.
+
+    Returns
+    -------
+    (m, n, d) points at these times, interpolated between steps.
+    """
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(lambda t, y, args: velocity(y, t)),
+        diffrax.Tsit5(),
+        0.0,
+        1.0,
+        1.0 / steps,
+        y,
+        saveat=diffrax.SaveAt(ts=times),
+        max_steps=steps + 1,
+        throw=False,
+    )
+    return solution.ys
