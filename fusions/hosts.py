@@ -52,7 +52,8 @@ def _chosen(devices):
         if not 1 <= devices <= len(there):
             raise OptionError(
                 f"Expected devices to be between 1 and {len(there)}, the {there[0].platform} devices that JAX has here, got {devices}. "
-                "Type devices=jax.devices() for all. To split a CPU, set XLA_FLAGS=--xla_force_host_platform_device_count=8 before JAX starts."
+                "Type devices=jax.devices() for all. To split a CPU, set "
+                "XLA_FLAGS=--xla_force_host_platform_device_count=8 before JAX starts."
             )
         return there[:devices]
     chosen = [] if isinstance(devices, (str, bytes)) else list(np.ravel(np.array(devices, dtype=object)))

@@ -1,9 +1,10 @@
 """Runs on several devices and processes for test_devices.py, which starts this file with the devices that it needs.
 
-``device_runs.py alone`` compares runs on all devices with runs on one; ``device_runs.py host RANK PORT FOLDER`` is one of two processes.
-Either prints one line of JSON.
+``device_runs.py alone FOLDER`` compares runs on all devices with runs on one; ``device_runs.py host RANK PORT FOLDER`` is one of two
+processes, ``... refine`` after it adds a refine phase. Either prints one line of JSON.
 """
 
+import dataclasses
 import hashlib
 import json
 import sys
@@ -21,7 +22,7 @@ from fusions.layout import ALONE
 
 SLICE = fusions.nested(n_live=42, kernel=kernels.HitAndRun(), kill=0.5, precision=0.01, cost="cheap")
 FLOW = CNF(width=8, depth=1, ode_steps=1)
-CYCLE = fusions.nested(n_live=42, kernel=kernels.Cycle((kernels.FlowKernel(n_moves=1, flow=FLOW), kernels.HitAndRun())), kill=0.5)
+FLOWING = fusions.nested(n_live=42, kernel=kernels.FlowKernel(n_moves=2, flow=FLOW), kill=0.5, precision=0.01, cost="cheap")
 SMALL_REFINE = fusions.Refine(max_rounds=1, flow=MixtureCNF(components=2, width=8, depth=1, ode_steps=1))
 SEEDS = 5
 
@@ -46,15 +47,16 @@ def difference(a, b):
 
 
 def rows(layout):
-    """Push and pull 21 points, a number that no other divides, by an exact and by an estimated divergence."""
-    out = []
-    for flow in (FLOW, CNF(width=8, depth=1, ode_steps=1, probes=3)):
-        built = flow.build(PROBLEM.space()._replace(layout=layout))
-        state = built.init(jax.random.key(0))
+    """Push 21 points, a number that 8 doesn't divide, by an exact divergence and pull them by an estimated one, through a bent flow."""
+
+    def moved(key):
+        exact, estimated = (flow.build(PROBLEM.space()._replace(layout=layout)) for flow in (FLOW, dataclasses.replace(FLOW, probes=3)))
+        state = exact.init(key)
         bent = jax.tree.map(lambda a: a + 0.3 * jnp.cos(jnp.arange(a.size, dtype=a.dtype)).reshape(a.shape), state.ema_params)
-        state, z = state._replace(ema_params=bent), jax.random.normal(jax.random.key(1), (21, 3))
-        out += [*layout.compiled(built.push)(state, z), *layout.compiled(built.pull)(jax.random.key(2), state, z)]
-    return np.concatenate([np.ravel(a) for a in out])
+        state, z = state._replace(ema_params=bent), jax.random.normal(key, (21, 3))
+        return *exact.push(state, z), *estimated.pull(key, state, z)
+
+    return np.concatenate([np.ravel(a) for a in layout.compiled(moved)(jax.random.key(1))])
 
 
 def digest(result):
@@ -67,31 +69,31 @@ def alone(folder):
 
     n = jax.device_count()
     compiled = []
-    jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None)
-    one, many, batched = run(), run(devices=n), run(devices=jax.devices(), max_batch=2)
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
+    )
+    one, many = run(), run(devices=jax.devices())
     before = len(compiled)
     again = run(devices=n)
     recompiled = len(compiled) - before
-    run(devices=n, max_calls=100, checkpoint=folder)
-    flows = [(run(CYCLE, key=key), run(CYCLE, key=key, devices=n)) for key in range(SEEDS)]
-    half = run(devices=jax.devices()[:4], refine=SMALL_REFINE)
+    run(devices=n, max_batch=2, max_calls=100, checkpoint=folder)
+    flows = [(run(FLOWING, key=key), run(FLOWING, key=key, devices=n)) for key in range(SEEDS)]
+    reference = rows(ALONE)
     return {
         "devices": n,
         "slice": difference(many, one),
-        "slice in batches": difference(batched, one),
         "resumed on one device": difference(run(checkpoint=folder), one),
         "repeated": digest(again) == digest(many),
         "recompiled": recompiled,
         "compilations": [one.n_compilations, many.n_compilations, flows[0][0].n_compilations, flows[0][1].n_compilations],
-        "rows": float(np.abs(rows(choose_layout(PROBLEM, n, None)) - rows(ALONE)).max()),
+        "rows": [float(np.abs(rows(choose_layout(PROBLEM, n, most)) - reference).max()) for most in (None, 2)],
         "flow": [difference(b, a) for a, b in flows],
         "flow ln Z": [(a.logZ, a.logZ_err, b.logZ, b.logZ_err) for a, b in flows],
-        "on four": digest(half),
-        "ln Z on four": half.logZ,
+        "digest": digest(many),
     }
 
 
-def host(rank, port, folder):
+def host(rank, port, folder, refine=""):
     """Run in one of two processes, stop, and go on from what the first one saved."""
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=rank)
@@ -102,10 +104,9 @@ def host(rank, port, folder):
     else:
         refused = ""
     own = f"{folder}/{rank}"  # each has a folder of its own; the first one's counts
-    options = {"devices": jax.devices(), "checkpoint": own, "checkpoint_every": 0, "refine": SMALL_REFINE}
-    stop = (lambda snapshot: snapshot.iteration == 5) if rank else None  # known to one process alone
-    stopped = run(callback=stop, **options) if rank else run(callback=lambda snapshot: False, **options)
-    ended = run(**options)
+    options = {"devices": jax.devices(), "checkpoint": own, "checkpoint_every": 0}
+    stopped = run(callback=lambda snapshot: rank == 1 and snapshot.iteration == 5, **options)  # one process alone wants to stop
+    ended = run(**options, refine=SMALL_REFINE if refine else False)
     return {
         "processes": jax.process_count(),
         "refused": refused,
@@ -113,7 +114,7 @@ def host(rank, port, folder):
         "levels": len(stopped.level_trace["logL"]),
         "ended": ended.status.name,
         "digest": digest(ended),
-        "draws": len(ended.draw(10)[0]),
+        "drawn": ended.draw(10)[0].tolist() if refine else [],
     }
 
 
