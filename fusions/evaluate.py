@@ -151,22 +151,24 @@ def _explained(problem, batches, failure):
 def evaluate_in_chunks(function, x, size):
     """Apply a function of rows (n, d) in chunks of one shape, the last one padded, so that it compiles once.
 
-    Returns
-    -------
-    list of the outputs, each a tuple of arrays, without the padding.
+    Yields
+    ------
+    The outputs of each chunk, a tuple of arrays, without the padding.
     """
-    out = []
     for i in range(0, len(x), size):
         rows = x[i : i + size]
         padded = np.concatenate([rows, np.repeat(rows[:1], size - len(rows), axis=0)])
-        out.append(tuple(column[: len(rows)] for column in function(padded)))
-    return out
+        yield tuple(column[: len(rows)] for column in function(padded))
 
 
 def theta_of(problem, x, blobs):
     """Turn internal coordinates (n, d) and blobs (n, b) into the columns of a result."""
-    theta = [rows for (rows,) in evaluate_in_chunks(lambda x: (problem.prior.theta_rows(x),), x, ROWS)]
-    return np.concatenate([np.concatenate(theta), blobs], axis=1)
+    n_names = len(problem.prior.names)
+    theta = np.empty((len(x), n_names + blobs.shape[1]))
+    theta[:, n_names:] = blobs
+    for i, (rows,) in enumerate(evaluate_in_chunks(lambda x: (problem.prior.theta_rows(x),), x, ROWS)):
+        theta[i * ROWS : i * ROWS + len(rows), :n_names] = rows
+    return theta
 
 
 def describe(problem, x):

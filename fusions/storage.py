@@ -224,15 +224,17 @@ def distinct_rows(rows):
     """
     rows = np.array(rows, np.float64)
     for _ in range(8):
-        _, first, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
-        if len(first) == len(rows):
+        _, place, count = np.unique(rows[:, 0], return_inverse=True, return_counts=True)
+        alike = np.flatnonzero(count[place] > 1)  # only these can be equal
+        _, first, inverse = np.unique(rows[alike], axis=0, return_index=True, return_inverse=True)
+        if len(first) == len(alike):
             break
         order = np.argsort(inverse.ravel(), kind="stable")
         group = inverse.ravel()[order]
-        occurrence = np.empty(len(rows))
-        occurrence[order] = np.arange(len(rows)) - np.searchsorted(group, group)
-        step = np.where(np.isfinite(rows[:, 0]), np.spacing(np.abs(rows[:, 0])), 0.0)
-        rows[:, 0] += occurrence * step
+        occurrence = np.empty(len(alike))
+        occurrence[order] = np.arange(len(alike)) - np.searchsorted(group, group)
+        column = rows[alike, 0]
+        rows[alike, 0] += occurrence * np.where(np.isfinite(column), np.spacing(np.abs(column)), 0.0)
     return rows
 
 
