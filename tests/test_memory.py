@@ -11,9 +11,11 @@ import pytest
 import fusions
 from fusions import priors as pr
 from fusions.algorithms.nested import NestedState
+from fusions.errors import Status
 from fusions.evaluate import ROWS, theta_of
 from fusions.evidence import insertion_uniforms
 from fusions.ledger import Ledger
+from fusions.result import Result
 from fusions.storage import distinct_rows
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -64,6 +66,19 @@ def test_repeats_are_sought_among_few_rows():
     assert most < 1.3 * rows.nbytes
     assert apart[5, 0] == np.nextafter(rows[3, 0], np.sign(rows[3, 0]) * np.inf)
     np.testing.assert_array_equal(np.delete(apart, 5, axis=0), np.delete(rows, 5, axis=0))
+
+
+def test_moments_are_summed_in_parts(monkeypatch):
+    monkeypatch.setattr("fusions.result.SUMMED", 2048)
+    n, rng = 5 * 2048 + 5, np.random.default_rng(0)
+    theta = rng.normal(size=(n, 10))
+    logL = np.sort(-0.5 * theta[:, 0] ** 2)
+    result = Result([f"x{i}" for i in range(10)], 10, {}, theta, logL, np.full(n, np.nan), n_live=n, status=Status.CONVERGED)
+    p = np.exp(result.evidence.logw)
+    (mean, sd), most = held(result.moments)
+    assert most < theta.nbytes
+    np.testing.assert_allclose(mean, p @ theta, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(sd, np.sqrt(p @ (theta - p @ theta) ** 2), rtol=1e-9)
 
 
 @pytest.mark.calibration
