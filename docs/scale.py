@@ -11,7 +11,7 @@ import time
 from collections import Counter
 
 if sys.argv[1:] == ["devices"]:
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 " + os.environ.get("XLA_FLAGS", "")
 
 import jax
 import numpy as np
@@ -73,9 +73,9 @@ def table(cases):
 
 
 CASES = {
-    "points": [(n_live, 10, "default", None) for n_live in (250, 1000, 4000)] + [(n, 10, "slices", None) for n in (1000, 4000, 16000)],
-    "dimensions": [(500, dim, "default", None) for dim in (2, 10, 50)] + [(500, dim, "slices", None) for dim in (2, 10, 50)],
-    "devices": [(500, 10, kernel, n) for kernel in KERNELS for n in (None, 1, 2, 8)],
+    "points": [(n, 10, "default", None) for n in (250, 1000, 4000)] + [(n, 10, "slices", None) for n in (1000, 4000, 16000)],
+    "dimensions": [(1000, dim, kernel, None) for kernel in KERNELS for dim in (2, 50)],
+    "devices": [(1000, 10, kernel, 8) for kernel in KERNELS],
 }
 
 if __name__ == "__main__":
