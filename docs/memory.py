@@ -52,9 +52,9 @@ def main(n_dead=1_000_000, dim=50):
         text = f"{result}"
         result.moments()
         report(f"evidence, checks and summary ({len(text)} characters)")
-        loaded = fusions.Result.load(folder)
+        del result
+        result = fusions.Result.load(folder)
         report("loading it again")
-        del loaded
         result.write_polychord(Path(folder) / "chains")
         report("PolyChord's files")
 
