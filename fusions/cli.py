@@ -33,10 +33,10 @@ def load_problem(spec):
     path, name = _split(spec)
     if not path.is_file() or path.suffix != ".py":
         raise OptionError(f"Expected FILE.py:NAME with an existing file, got {spec!r}. Type for example model.py:problem.")
-    module_spec = importlib.util.spec_from_file_location(f"_fusions_model_{path.stem}", path)
+    sys.path.insert(0, str(path.parent.resolve()))
+    module_spec = importlib.util.spec_from_file_location(_module_name(path), path)
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_spec.name] = module
-    sys.path.insert(0, str(path.parent.resolve()))
     module_spec.loader.exec_module(module)
     if not hasattr(module, name):
         raise OptionError(f"{path} has no {name!r}. Define `{name} = fusions.Problem(...)` there, or type {path}:OTHER_NAME.")
@@ -45,6 +45,13 @@ def load_problem(spec):
     if not isinstance(found, Problem):
         raise OptionError(f"Expected a fusions.Problem in {path}:{name}, got {type(found).__name__}. Type {path}:OTHER_NAME.")
     return found
+
+
+def _module_name(path):
+    """Name a file as workers of a pool can import it, or, if that is the name of something else, in a way that only we know."""
+    known = importlib.util.find_spec(path.stem) if path.stem.isidentifier() else None
+    is_it = known is not None and known.origin is not None and Path(known.origin).resolve() == path.resolve()
+    return path.stem if is_it else f"_fusions_model_{path.stem}"
 
 
 def _run(args):
@@ -60,6 +67,9 @@ def _run(args):
         "checkpoint": args.output,
         "checkpoint_every": args.checkpoint_every,
         "resume": not args.fresh,
+        "pool": args.pool,
+        "timeout": args.timeout,
+        "devices": args.devices,
     }
     if args.fresh or not checkpoint.states(args.output):
         _remember(args)
@@ -150,6 +160,9 @@ def _add_execution(command):
     command.add_argument("--max-calls", type=int, help="stop after this many likelihood calls")
     command.add_argument("--max-time", type=float, help="stop after this many seconds")
     command.add_argument("--checkpoint-every", type=float, default=60.0, metavar="S", help="seconds between saves (default 60)")
+    command.add_argument("--pool", type=int, metavar="N", help="processes that call a black-box likelihood")
+    command.add_argument("--timeout", type=float, metavar="S", help="seconds that a call in a pool may take")
+    command.add_argument("--devices", type=int, metavar="N", help="devices that share what JAX compiles (default 1)")
     command.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
 
 

@@ -16,6 +16,7 @@ from fusions.numerics import effective_sample_size, logsumexp, systematic_resamp
 from fusions.table import render, with_error
 
 MIN_RANKS = 20
+SUMMED = 65536  # points whose moments are computed at once
 ARRAYS = ("theta", "logL", "logL_birth", "insertion_uniforms", "draws", "draws_logw")
 META = (
     "names", "n_params", "labels", "n_live", "n_calls", "seconds", "n_compilations", "constraint_logmass", "refined", "info",
@@ -162,10 +163,10 @@ class Result:
         if not np.isfinite(self.logZ):
             return np.full((2, len(self.names)), np.nan)
         theta, logw = self.posterior
-        p = np.exp(logw)
-        theta, p = theta[p > 0], p[p > 0]
-        mean = p @ theta
-        return mean, np.sqrt(p @ (theta - mean) ** 2)
+        counts = np.flatnonzero(np.exp(logw) > 0)  # others may be infinite
+        parts = [counts[i : i + SUMMED] for i in range(0, len(counts), SUMMED)]
+        mean = sum(np.exp(logw[rows]) @ theta[rows] for rows in parts)
+        return mean, np.sqrt(sum(np.exp(logw[rows]) @ (theta[rows] - mean) ** 2 for rows in parts))
 
     def __repr__(self):
         """Name, evidence and status in one line."""

@@ -222,17 +222,23 @@ def distinct_rows(rows):
     ----------
     rows : (N, m) table; rows with a NaN are never equal.
     """
-    rows = np.array(rows, np.float64)
+    return _set_apart(np.array(rows, np.float64))
+
+
+def _set_apart(rows):
+    """Do it in place."""
     for _ in range(8):
-        _, first, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
-        if len(first) == len(rows):
+        _, place, count = np.unique(rows[:, 0], return_inverse=True, return_counts=True)
+        alike = np.flatnonzero(count[place] > 1)  # only these can be equal
+        _, first, inverse = np.unique(rows[alike], axis=0, return_index=True, return_inverse=True)
+        if len(first) == len(alike):
             break
         order = np.argsort(inverse.ravel(), kind="stable")
         group = inverse.ravel()[order]
-        occurrence = np.empty(len(rows))
-        occurrence[order] = np.arange(len(rows)) - np.searchsorted(group, group)
-        step = np.where(np.isfinite(rows[:, 0]), np.spacing(np.abs(rows[:, 0])), 0.0)
-        rows[:, 0] += occurrence * step
+        occurrence = np.empty(len(alike))
+        occurrence[order] = np.arange(len(alike)) - np.searchsorted(group, group)
+        column = rows[alike, 0]
+        rows[alike, 0] += occurrence * np.where(np.isfinite(column), np.spacing(np.abs(column)), 0.0)
     return rows
 
 
@@ -262,7 +268,7 @@ def write_polychord(root, *, names, n_params, labels, theta, logL, logL_birth, n
     """
     root = Path(root)
     births = exported_births(logL, logL_birth, ANESTHETIC_LOGZERO)
-    rows = distinct_rows(np.column_stack([theta, logL, births]))
+    rows = _set_apart(np.column_stack([theta, logL, births]))
     n_dead = len(rows) - n_live if len(rows) > n_live else len(rows)
     paths = [root.with_name(root.name + end) for end in ("_dead-birth.txt", ".paramnames", "_phys_live-birth.txt")]
     with writing(root.parent):

@@ -521,8 +521,8 @@ def test_disk_that_is_full_for_a_while(tmp_path, monkeypatch):
 
 
 def test_kill_loop():
-    """The short version of ``python tests/kill_loop.py 200``."""
-    command = [sys.executable, Path(__file__).with_name("kill_loop.py"), "6", "--cases", "traced", "black box"]
+    """The short version of ``python tests/kill_loop.py 200``; the pooled case first runs without its pool, as a black box."""
+    command = [sys.executable, Path(__file__).with_name("kill_loop.py"), "6", "--cases", "traced", "pooled"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "| traced |" in done.stdout

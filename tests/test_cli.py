@@ -247,3 +247,17 @@ def test_wrong_command(words, capsys):
         cli.main(words)
     assert caught.value.code == 2
     assert "usage" in capsys.readouterr().err
+
+
+def test_pool_of_a_model_in_a_file(tmp_path, capsys):
+    path = tmp_path / "model_for_workers.py"
+    path.write_text(
+        f"{MODEL}\ndef loglikelihood(p):\n    return -50.0 * p['x'] ** 2\n\nboxed = fusions.Problem(prior, loglikelihood, traceable=False)"
+    )
+    command = ["run", f"{path}:boxed", "-o", str(tmp_path / "a"), "--n-live", "40", "--no-refine", "--max-calls", "60", "-q"]
+    assert cli.main([*command, "--pool", "2", "--timeout", "60"]) == 3
+    result = Result.load(tmp_path / "a")
+    assert result.info["pool"]["n_workers"] == 2
+    assert result.info["pool"]["n_calls"] >= 60
+    assert cli.main(["resume", str(tmp_path / "a"), "--devices", "99", "-q"]) == 2
+    assert "Expected devices to be between 1 and" in capsys.readouterr().err
