@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: demo test lint calibration clean
+.PHONY: demo test lint docs pictures paper wheel calibration clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -14,6 +14,20 @@ test: $(READY)
 
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+docs: $(READY)
+	$(BIN)/python -m sphinx -W --keep-going -b html docs build/docs
+
+pictures: $(READY)
+	$(BIN)/python docs/gallery.py
+	$(BIN)/python docs/tutorials/make.py
+
+paper: $(READY)
+	$(BIN)/python -m pip install --quiet --editable ".[paper]"
+	$(BIN)/python paper/build.py
+
+wheel: $(READY)
+	$(BIN)/python -m build
 
 calibration: $(READY)
 	$(BIN)/python docs/calibration.py

@@ -36,7 +36,7 @@ CONFIGS = {
     "calls": (("rosenbrock4", "shells5", "gauss_corr10", "rosenbrock10"), 3, {"n_live": 1000}),
 }
 REFINED = {
-    "rosenbrock2": 300, "rosenbrock4": 500, "shells2": 300, "eggbox": 800, "rv_a6": 300, "loggamma10": 500, "shells10": 500,
+    "rosenbrock2": 300, "rosenbrock4": 500, "shells2": 300, "eggbox": 800, "rv_a6": 400, "loggamma10": 500, "shells10": 500,
     "mixture10": 800,
     **{f"eprv3_set{i}_planets{n}": 500 for n in (0, 1) for i in (1, 2, 3, 4)},
 }  # fmt: skip

@@ -30,6 +30,13 @@ class Source(NamedTuple):
         pick = np.random.default_rng(key).permutation(len(draws.x))[:n]
         return theta_of(self.problem, draws.x[pick], draws.blobs[pick]), draws.logw[pick], sum(calls)
 
+    def paths(self, n, times, key):
+        """Follow n draws of the first flow from its base to the posterior: theta (m, n, n_params) at times (m,)."""
+        flow = self.settings.flow.build(self.problem.space())
+        x = jax.jit(flow.path, static_argnums=2)(jax.random.key(key), self.flows[0][0], n, np.asarray(times, np.float32))
+        theta = self.problem.prior.theta_rows(np.asarray(x, np.float64).reshape(-1, x.shape[-1]))
+        return theta.reshape(len(times), n, -1)
+
     def extend(self, result, n_eff, key):
         """Return the result with more draws; see `Result.extend`."""
         share = result.refined["ess"] / result.refined["n_draws"]

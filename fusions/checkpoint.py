@@ -115,7 +115,7 @@ class Checkpoint:
             self._number, self._length, self._digest = saved.number, saved.length, saved.digest
             for path in (*states(self.directory)[: len(saved.damaged)], *self.directory.glob(".*.part")):
                 path.unlink()
-        return saved
+        return saved and saved._replace(digest=None)  # hash objects can't be sent to other processes
 
     def save(self, meta, arrays, records):
         """Append records to the journal and write a new state; the state before stays until this one is on disk.
@@ -145,6 +145,34 @@ class Checkpoint:
         self._number, self._length, self._digest = number, length, digest
         for path in states(self.directory)[KEPT:]:
             path.unlink(missing_ok=True)
+
+    def keep(self, result):
+        """Save a `Result` in the folder."""
+        result.save(self.directory)
+
+
+class Follower:
+    """Stands for a folder that another process writes.
+
+    Attributes
+    ----------
+    directory : Path
+    """
+
+    def __init__(self, directory):
+        """Touch nothing."""
+        self.directory = Path(directory)
+
+    def clear(self):
+        """Leave it to the other process."""
+
+    load = clear
+
+    def save(self, meta, arrays, records):
+        """Leave it to the other process."""
+
+    def keep(self, result):
+        """Leave it to the other process."""
 
 
 def _append(path, offset, data):

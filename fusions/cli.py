@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fusions import checkpoint
 from fusions.errors import FileError, FusionsError, LikelihoodError, OptionError
+from fusions.exports import FORMATS
 from fusions.signals import exit_code
 from fusions.storage import MANIFEST, write_atomically
 
@@ -32,10 +33,10 @@ def load_problem(spec):
     path, name = _split(spec)
     if not path.is_file() or path.suffix != ".py":
         raise OptionError(f"Expected FILE.py:NAME with an existing file, got {spec!r}. Type for example model.py:problem.")
-    module_spec = importlib.util.spec_from_file_location(f"_fusions_model_{path.stem}", path)
+    sys.path.insert(0, str(path.parent.resolve()))
+    module_spec = importlib.util.spec_from_file_location(_module_name(path), path)
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_spec.name] = module
-    sys.path.insert(0, str(path.parent.resolve()))
     module_spec.loader.exec_module(module)
     if not hasattr(module, name):
         raise OptionError(f"{path} has no {name!r}. Define `{name} = fusions.Problem(...)` there, or type {path}:OTHER_NAME.")
@@ -44,6 +45,13 @@ def load_problem(spec):
     if not isinstance(found, Problem):
         raise OptionError(f"Expected a fusions.Problem in {path}:{name}, got {type(found).__name__}. Type {path}:OTHER_NAME.")
     return found
+
+
+def _module_name(path):
+    """Name a file as workers of a pool can import it, or, if that is the name of something else, in a way that only we know."""
+    known = importlib.util.find_spec(path.stem) if path.stem.isidentifier() else None
+    is_it = known is not None and known.origin is not None and Path(known.origin).resolve() == path.resolve()
+    return path.stem if is_it else f"_fusions_model_{path.stem}"
 
 
 def _run(args):
@@ -59,6 +67,9 @@ def _run(args):
         "checkpoint": args.output,
         "checkpoint_every": args.checkpoint_every,
         "resume": not args.fresh,
+        "pool": args.pool,
+        "timeout": args.timeout,
+        "devices": args.devices,
     }
     if args.fresh or not checkpoint.states(args.output):
         _remember(args)
@@ -117,8 +128,7 @@ def _load(directory):
 def _export(args):
     result = _load(args.directory)
     root = args.output or str(Path(args.directory) / "chains")
-    paths = result.write_polychord(root) if args.format == "polychord" else [result.write_csv(root)]
-    for path in paths:
+    for path in result.export(args.format, root):
         print(path)
     return 0
 
@@ -150,6 +160,9 @@ def _add_execution(command):
     command.add_argument("--max-calls", type=int, help="stop after this many likelihood calls")
     command.add_argument("--max-time", type=float, help="stop after this many seconds")
     command.add_argument("--checkpoint-every", type=float, default=60.0, metavar="S", help="seconds between saves (default 60)")
+    command.add_argument("--pool", type=int, metavar="N", help="processes that call a black-box likelihood")
+    command.add_argument("--timeout", type=float, metavar="S", help="seconds that a call in a pool may take")
+    command.add_argument("--devices", type=int, metavar="N", help="devices that share what JAX compiles (default 1)")
     command.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
 
 
@@ -183,7 +196,7 @@ def make_parser():
         command.add_argument("directory", metavar="DIR")
         command.set_defaults(action=action)
         if action is _export:
-            command.add_argument("--format", required=True, choices=("polychord", "csv"))
+            command.add_argument("--format", required=True, choices=tuple(FORMATS))
             command.add_argument("-o", "--output", metavar="ROOT", help="path of the files without suffix (default DIR/chains)")
     return parser
 

@@ -116,7 +116,7 @@ def truncated_normal(mu: float, sigma: float, lo: float, hi: float) -> Distribut
 
 
 def half_normal(sigma: float) -> Distribution:
-    """Make the prior of |theta| for theta ~ N(0, sigma^2)."""
+    """Make the prior of ``|theta|`` for theta ~ N(0, sigma^2)."""
     sigma = _positive("half_normal", "sigma", sigma)
     return Distribution("half_normal", (sigma,), partial(half_normal_map, sigma=sigma))
 

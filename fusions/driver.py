@@ -10,9 +10,10 @@ import numpy as np
 
 from fusions.algorithms import nested
 from fusions.algorithms.refine import Refine
-from fusions.checkpoint import Checkpoint
+from fusions.checkpoint import Checkpoint, Follower
 from fusions.errors import LikelihoodError, OptionError, ProblemError, Status
 from fusions.evaluate import workers_of
+from fusions.hosts import Team, choose_layout
 from fusions.kernels import Cycle, FlowKernel, HitAndRun, Jump
 from fusions.problem import Problem
 from fusions.progress import Bar
@@ -73,7 +74,7 @@ def _checked_number(value, kind, accept, wanted, example):
 
 def run(
     problem, algorithm=None, *, key=0, refine=True, max_calls=None, max_time=None, callback=None, progress=True,
-    checkpoint=None, resume=True, checkpoint_every=60.0, pool=None, timeout=None,
+    checkpoint=None, resume=True, checkpoint_every=60.0, pool=None, timeout=None, devices=None, max_batch=None,
 ):  # fmt: skip
     """Compute evidence and posterior of a problem.
 
@@ -95,6 +96,10 @@ def run(
     pool : who calls a black-box likelihood in parallel: a number of processes, a `concurrent.futures.Executor`, an
         `mpi4py.futures.MPIPoolExecutor`, a Dask client, or any object with `map`. The samples do not depend on it.
     timeout : seconds after which a likelihood call in a pool counts as hanging.
+    devices : who computes a likelihood that JAX traces, and the flows: a number of `jax.devices()`, or a list or array of devices, also
+        of several processes of `jax.distributed`; None for JAX's default device. Live points need not be a multiple of it.
+    max_batch : most rows that a device computes at once, against running out of memory; None for whole batches. A row of an exact
+        divergence counts d times.
 
     Returns
     -------
@@ -113,11 +118,13 @@ def run(
     _check_checkpoint(checkpoint, resume, checkpoint_every)
     key = _checked_number(key, Integral, lambda v: 0 <= v < 2**63, "key to be a non-negative integer seed below 2^63", "key=0")
     limits = Limits(max_calls, np.inf if max_time is None else time.perf_counter() + max_time)
+    layout = choose_layout(problem, devices, max_batch)
+    team = Team(layout)
     with contextlib.ExitStack() as stack:
-        folder = None if checkpoint is None else stack.enter_context(Checkpoint(checkpoint))
+        folder = None if checkpoint is None else _folder(checkpoint, team, stack)
         workers = stack.enter_context(workers_of(problem, pool, timeout))
-        signals, bar = stack.enter_context(Signals()), stack.enter_context(Bar(shown=progress))
-        session = Session(problem, algorithm, refine, key, signals, workers, folder, checkpoint_every)
+        signals, bar = stack.enter_context(Signals(patient=team.size > 1)), stack.enter_context(Bar(shown=progress and team.is_first))
+        session = Session(problem, algorithm, refine, key, layout, team, signals, workers, folder, checkpoint_every)
         try:
             if not (resume and folder is not None and session.resume()):
                 session.begin()
@@ -126,6 +133,13 @@ def run(
                 raise
             raise SystemExit(exit_code(signals.received)) from None
         return _advance(session, limits, callback, bar)
+
+
+def _folder(directory, team, stack):
+    """Take hold of a folder in the first process, until the stack is left."""
+    held = []
+    team.first(lambda: held.append(stack.enter_context(Checkpoint(directory))))
+    return held[0] if team.is_first else Follower(directory)
 
 
 def _advance(session, limits, callback, bar):
@@ -138,7 +152,7 @@ def _advance(session, limits, callback, bar):
         while (status := session.stop(limits)) is None:
             snapshot = session.level()
             bar.update(snapshot)
-            if callback is not None and callback(snapshot):
+            if callback is not None and session.team.highest(int(bool(callback(snapshot)))):
                 status = Status.USER_RULE
                 break
         if (result := session.finished(status, limits)) is not None:

@@ -12,7 +12,14 @@ import numpy as np
 from fusions.algorithms.refine import BATCH, Tools
 from fusions.evaluate import Evaluator, make_evaluator, reject_invalid
 from fusions.kernels import drive
+from fusions.layout import ALONE, Layout
 from fusions.types import Population, Walkers
+
+
+def forget():
+    """Drop all compiled functions."""
+    _engine.cache_clear()
+    _tools.cache_clear()
 
 
 class Engine(NamedTuple):
@@ -26,6 +33,7 @@ class Engine(NamedTuple):
     walk : (key, params, walkers, threshold, spent) -> Walk.
     blank_info : the report before any walk, all nan.
     traces : how often each function was traced.
+    layout : where they run.
     """
 
     evaluator: Evaluator
@@ -34,46 +42,56 @@ class Engine(NamedTuple):
     walk: Callable
     blank_info: Any
     traces: Counter
+    layout: Layout
+
+
+def make_engine(problem, settings, layout=ALONE):
+    """Build the compiled functions of a `Problem` with the settings of an algorithm, once per `Layout`."""
+    return _engine(problem, settings, layout)
 
 
 @functools.lru_cache(maxsize=16)
-def make_engine(problem, settings):
-    """Build the compiled functions of a `Problem` with the settings of an algorithm."""
-    space = problem.space()
+def _engine(problem, settings, layout):
+    space = problem.space()._replace(layout=layout)
     kernel = settings.kernel.build(space)
-    evaluator = make_evaluator(problem)
+    evaluator = make_evaluator(problem, layout)
     traces = Counter()
-    counted = _counting(traces)
+    counted = _counting(traces, layout)
     if evaluator.inside is None:
         walk = drive.hosted(kernel, evaluator.rows, counted)
     else:
         walk = drive.fused(kernel, evaluator.inside, counted)
-    return Engine(evaluator, counted("init", kernel.init_params), counted("tune", kernel.tune), walk, _blank_info(kernel, space), traces)
+    init_params, tune = counted("init", kernel.init_params), counted("tune", kernel.tune)
+    return Engine(evaluator, init_params, tune, walk, _blank_info(kernel, space), traces, layout)
 
 
-def _counting(traces):
-    """Return jit for named functions whose tracings are counted."""
+def _counting(traces, layout):
+    """Return `Layout.compiled` for named functions whose tracings are counted."""
 
     def counted(name, function):
         def run(*args):
             traces[name] += 1
             return function(*args)
 
-        return jax.jit(run)
+        return layout.compiled(run)
 
     return counted
 
 
-@functools.lru_cache(maxsize=16)
-def make_tools(problem, settings):
-    """Build the compiled functions of a `Problem` with the settings of a refine phase.
+def make_tools(problem, settings, layout=ALONE):
+    """Build the compiled functions of a `Problem` with the settings of a refine phase, once per `Layout`.
 
     Returns
     -------
     Tools, Counter of tracings
     """
-    space, evaluator, traces = problem.space(), make_evaluator(problem), Counter()
-    flow, counted = settings.flow.build(space), _counting(traces)
+    return _tools(problem, settings, layout)
+
+
+@functools.lru_cache(maxsize=16)
+def _tools(problem, settings, layout):
+    space, evaluator, traces = problem.space()._replace(layout=layout), make_evaluator(problem, layout), Counter()
+    flow, counted = settings.flow.build(space), _counting(traces, layout)
 
     def host(function):
         return lambda *args: np.asarray(function(*args), np.float64)
@@ -107,5 +125,5 @@ def _blank_info(kernel, space):
         params = kernel.init_params(key, Population(x, x[:, 0]))
         return kernel.finish(kernel.init(key, params, walkers))[1]
 
-    shapes = jax.eval_shape(report, jax.random.key(0))
-    return jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), shapes)
+    shapes = space.layout.shapes(report, jax.random.key(0))
+    return space.layout.placed(jax.tree.map(lambda leaf: np.full(leaf.shape, np.nan, leaf.dtype), shapes))

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fusions.errors import LikelihoodError
+from fusions.layout import ALONE
 from fusions.pool import check_pool, open_pool
 from fusions.tasks import ATTEMPTS, PoolFailure, Task
 
@@ -34,23 +35,36 @@ class Evaluator(NamedTuple):
     rows: Callable
 
 
-def make_evaluator(problem):
-    """Make the `Evaluator` of a `Problem`."""
+def make_evaluator(problem, layout=ALONE):
+    """Make the `Evaluator` of a `Problem` in a `Layout`."""
     if not problem.traceable:
-        return Evaluator(None, lambda x: _call_rows(problem, _theta_rows(problem, x)))
+        most = layout.max_batch if problem.vectorized else None
+        return Evaluator(None, _in_parts(lambda x: _call_rows(problem, _theta_rows(problem, x)), most))
 
     def one(x):
         logL, blobs = problem.call_one(problem.prior.theta(x))
         return jnp.asarray(logL, x.dtype), jnp.asarray(blobs, x.dtype)
 
-    inside = jax.vmap(one)
-    compiled = jax.jit(inside)
+    inside = layout.rowwise(jax.vmap(one))
+    compiled = layout.compiled(inside)
 
     def rows(x):
         logL, blobs = compiled(x)
         return np.asarray(logL, np.float64), np.asarray(blobs, np.float64)
 
     return Evaluator(inside, rows)
+
+
+def _in_parts(function, most):
+    """Give a function of rows (n, d) at most so many at once."""
+    if most is None:
+        return function
+
+    def rows(x):
+        parts = [function(x[i : i + most]) for i in range(0, len(x), most)]
+        return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+
+    return rows
 
 
 @contextlib.contextmanager
@@ -137,22 +151,24 @@ def _explained(problem, batches, failure):
 def evaluate_in_chunks(function, x, size):
     """Apply a function of rows (n, d) in chunks of one shape, the last one padded, so that it compiles once.
 
-    Returns
-    -------
-    list of the outputs, each a tuple of arrays, without the padding.
+    Yields
+    ------
+    The outputs of each chunk, a tuple of arrays, without the padding.
     """
-    out = []
     for i in range(0, len(x), size):
         rows = x[i : i + size]
         padded = np.concatenate([rows, np.repeat(rows[:1], size - len(rows), axis=0)])
-        out.append(tuple(column[: len(rows)] for column in function(padded)))
-    return out
+        yield tuple(column[: len(rows)] for column in function(padded))
 
 
 def theta_of(problem, x, blobs):
     """Turn internal coordinates (n, d) and blobs (n, b) into the columns of a result."""
-    theta = [rows for (rows,) in evaluate_in_chunks(lambda x: (problem.prior.theta_rows(x),), x, ROWS)]
-    return np.concatenate([np.concatenate(theta), blobs], axis=1)
+    n_names = len(problem.prior.names)
+    theta = np.empty((len(x), n_names + blobs.shape[1]))
+    theta[:, n_names:] = blobs
+    for i, (rows,) in enumerate(evaluate_in_chunks(lambda x: (problem.prior.theta_rows(x),), x, ROWS)):
+        theta[i * ROWS : i * ROWS + len(rows), :n_names] = rows
+    return theta
 
 
 def describe(problem, x):

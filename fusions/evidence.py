@@ -10,6 +10,8 @@ import numpy as np
 
 from fusions.numerics import logsumexp
 
+RANKED = 512  # replacements that are ranked at once
+
 
 class Evidence(NamedTuple):
     """Evidence of a ledger with the errors of its volumes.
@@ -205,8 +207,10 @@ def insertion_uniforms(rng, survivors, inserted):
     inserted = rng.permutation(inserted)
     below = np.searchsorted(np.sort(survivors), inserted, side="left").astype(np.float64)
     ties = np.searchsorted(np.sort(survivors), inserted, side="right") - below
-    earlier = np.tri(len(inserted), k=-1, dtype=bool)
-    below += (earlier & (inserted[None, :] < inserted[:, None])).sum(1)
-    ties += (earlier & (inserted[None, :] == inserted[:, None])).sum(1)
+    for j in range(0, len(inserted), RANKED):
+        now = inserted[j : j + RANKED, None]
+        earlier = np.arange(len(inserted)) < np.arange(j, j + len(now))[:, None]
+        below[j : j + RANKED] += (earlier & (inserted < now)).sum(1)
+        ties[j : j + RANKED] += (earlier & (inserted == now)).sum(1)
     rank = below + rng.integers(0, ties + 1)
     return (rank + rng.random(len(rank))) / (len(survivors) + np.arange(len(rank)) + 1)

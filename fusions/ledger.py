@@ -71,9 +71,9 @@ class Ledger:
 
     def joined(self, state):
         """Return x, logL, logL_birth, blobs of the dead followed by the live points of a NestedState, and the uniforms."""
-        dead = merge_blocks(self.blocks)
-        pairs = ((dead.x, state.x), (dead.logL, state.logL), (dead.logL_birth, state.birth), (dead.blobs, state.blobs))
-        return *(np.concatenate(pair) for pair in pairs), dead.uniforms
+        live = {"x": state.x, "logL": state.logL, "logL_birth": state.birth, "blobs": state.blobs}
+        columns = (np.concatenate([*(getattr(b, name) for b in self.blocks), rows]) for name, rows in live.items())
+        return *columns, np.concatenate([b.uniforms for b in self.blocks])
 
     def points(self, state):
         """Return the dead and live points as `Points` with their posterior weights."""

@@ -1,6 +1,7 @@
 """What a run shows of itself while it goes on."""
 
 import sys
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -36,7 +37,9 @@ class Bar:
 
     def __init__(self, *, shown):
         """Open the bar."""
-        from tqdm.auto import tqdm
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a notebook without widgets gets the bar as text
+            from tqdm.auto import tqdm
 
         self._bar = tqdm(disable=not shown, unit=" levels", bar_format="{desc} | {n_fmt} levels | {elapsed} {postfix}")
 

@@ -4,12 +4,11 @@ import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Integral
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fusions import storage
+from fusions import exports, notebook, storage
 from fusions.errors import FileError, OptionError, Status
 from fusions.evidence import Evidence, evaluate_ledger
 from fusions.headline import choose
@@ -17,7 +16,11 @@ from fusions.numerics import effective_sample_size, logsumexp, systematic_resamp
 from fusions.table import render, with_error
 
 MIN_RANKS = 20
+SUMMED = 65536  # points whose moments are computed at once
 ARRAYS = ("theta", "logL", "logL_birth", "insertion_uniforms", "draws", "draws_logw")
+META = (
+    "names", "n_params", "labels", "n_live", "n_calls", "seconds", "n_compilations", "constraint_logmass", "refined", "info",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -160,10 +163,10 @@ class Result:
         if not np.isfinite(self.logZ):
             return np.full((2, len(self.names)), np.nan)
         theta, logw = self.posterior
-        p = np.exp(logw)
-        theta, p = theta[p > 0], p[p > 0]
-        mean = p @ theta
-        return mean, np.sqrt(p @ (theta - mean) ** 2)
+        counts = np.flatnonzero(np.exp(logw) > 0)  # others may be infinite
+        parts = [counts[i : i + SUMMED] for i in range(0, len(counts), SUMMED)]
+        mean = sum(np.exp(logw[rows]) @ theta[rows] for rows in parts)
+        return mean, np.sqrt(sum(np.exp(logw[rows]) @ (theta[rows] - mean) ** 2 for rows in parts))
 
     def __repr__(self):
         """Name, evidence and status in one line."""
@@ -173,6 +176,25 @@ class Result:
     def __str__(self):
         """Set everything that a user wants to know in one table of at most 100 columns."""
         return render(self)
+
+    def _repr_html_(self):
+        """Show a short table in notebooks."""
+        return notebook.html(self)
+
+    def plot(self, params=None):
+        """Draw the page to look at first: posterior, estimates of ln Z, course of the run, insertion ranks; see `fusions.plot` for more.
+
+        Parameters
+        ----------
+        params : list of names for the corner; default the first five parameters that vary.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+        """
+        from fusions.plot import page
+
+        return page(self, params)
 
     def samples(self):
         """Hand the ledger to anesthetic.
@@ -306,21 +328,7 @@ class Result:
         arrays = {f"level_trace/{k}": v for k, v in self.level_trace.items()}
         arrays |= {f"flows/{k}": v for k, v in self.flows.items()}
         arrays |= {k: getattr(self, k) for k in ARRAYS}
-        meta = {
-            k: getattr(self, k)
-            for k in (
-                "names",
-                "n_params",
-                "labels",
-                "n_live",
-                "n_calls",
-                "seconds",
-                "n_compilations",
-                "constraint_logmass",
-                "refined",
-                "info",
-            )
-        }
+        meta = {k: getattr(self, k) for k in META}
         return storage.write_run(directory, arrays, {**meta, "status": self.status.name})
 
     @classmethod
@@ -353,16 +361,7 @@ class Result:
         -------
         list of the paths written.
         """
-        return storage.write_polychord(
-            root,
-            names=self.names,
-            n_params=self.n_params,
-            labels=self.labels,
-            theta=self.theta,
-            logL=self.logL,
-            logL_birth=self.logL_birth,
-            n_live=self.n_live,
-        )
+        return exports.write_polychord(self, root)
 
     def write_csv(self, path):
         """Write anesthetic's csv, which `anesthetic.read_chains(path)` reads with the same ln Z.
@@ -374,12 +373,38 @@ class Result:
         -------
         The path written: `path` with suffix .csv, without which the reader does not find it.
         """
-        path = Path(path)
-        path = path if path.suffix == ".csv" else path.with_name(path.name + ".csv")
-        with storage.writing(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.samples().to_csv(path)
-        return path
+        return exports.write_csv(self, path)
+
+    def to_arviz(self, n=None, key=0):
+        """Hand equally weighted posterior points to ArviZ, 0.x or 1.x, whichever is installed.
+
+        Returns
+        -------
+        arviz.InferenceData (0.x) or xarray.DataTree (1.x): group posterior with one chain of `equal_weights(n, key)`, LaTeX as the
+        attribute "label" of each variable, ln Z and its error as attributes "logZ" and "logZ_err" of the group.
+        """
+        return exports.to_arviz(self, n, key)
+
+    def to_getdist(self):
+        """Hand the weighted posterior to getdist: a `getdist.MCSamples` with labels; derived parameters are marked as such.
+
+        getdist does not know the prior's bounds: give `ranges` to its `MCSamples` if the posterior is cut off by one.
+        """
+        return exports.to_getdist(self)
+
+    def export(self, form, root):
+        """Write files for other tools: "polychord", "csv", "getdist", "arviz" (netCDF) or "numpy" (npz).
+
+        Parameters
+        ----------
+        form : name of the format; polychord and csv keep births and hence ln Z, the others posterior points.
+        root : path without suffix, for example "chains/run".
+
+        Returns
+        -------
+        list of the paths written.
+        """
+        return exports.export(self, form, root)
 
 
 class Reweighted(NamedTuple):

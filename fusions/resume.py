@@ -122,7 +122,7 @@ def unpack_mark(meta, arrays, engine, n_blocks):
     like = {"params": (jax.eval_shape(engine.init_params, jax.random.key(0), people),) * 2, "info": (engine.blank_info,) * 2}
     state = nested.NestedState(
         **live, pool_next=tuple(meta["pool_next"]), running=Running(*meta["running"]), memory=meta["memory"], effort=meta["effort"],
-        **{group: _tree(like[group], arrays, group) for group in like},
+        **{group: engine.layout.placed(_tree(like[group], arrays, group)) for group in like},
     )  # fmt: skip
     return Mark(state, meta["iteration"], meta["rng"], n_blocks, meta["n_calls"], meta["seconds"], meta["elapsed"])
 
@@ -133,7 +133,7 @@ def _tree(like, arrays, group) -> Any:
     known = [arrays[f"{group}/{i}"] for i in range(len(leaves))]
     if [(leaf.shape, leaf.dtype) for leaf in leaves] != [(leaf.shape, leaf.dtype) for leaf in known]:
         raise CheckpointError(f"The checkpoint's {group} do not fit the kernel, although its settings are the same. {ADVICE}")
-    return jax.tree.unflatten(tree, [jnp.asarray(leaf) for leaf in known])
+    return jax.tree.unflatten(tree, known)
 
 
 def pack_blocks(blocks):

@@ -26,6 +26,7 @@ from fusions.resume import Mark, generator, path_of
 from fusions.schedule import settled, timed_cost
 
 PACKAGES = ("fusions", "jax", "flax", "optax", "diffrax", "numpy")
+ENDS = (None, *Status)  # for processes to agree on
 IDLE = 0.5  # worth of a flow below which the summary says so
 
 
@@ -45,6 +46,7 @@ class Session:
 
     Attributes
     ----------
+    layout, team : where rows are computed, and the processes that share the run.
     algorithm, enough : settings with their schedule, effective posterior points at which the nested run may stop.
     mark : the last `Mark`; None before the live points are drawn.
     ledger : Ledger; what it holds beyond the mark does not count.
@@ -54,13 +56,14 @@ class Session:
     trouble : why the last save failed, or None.
     """
 
-    def __init__(self, problem, algorithm, refine, key, signals, workers, folder=None, every=0.0):
+    def __init__(self, problem, algorithm, refine, key, layout, team, signals, workers, folder=None, every=0.0):
         """Prepare a run: nothing is computed yet."""
+        self.layout, self.team = layout, team
         self.problem, self.wanted, self.refine, self.key = problem, algorithm, refine, key
         self.signals, self.workers, self.folder, self.every = signals, workers, folder, every
         self.identity = resume.identity(problem, algorithm, key) if folder is not None else None
         self.algorithm, self.enough = settled(algorithm, problem, refine)
-        self.engine, self.ledger = make_engine(problem, self.algorithm), Ledger()
+        self.engine, self.ledger = make_engine(problem, self.algorithm, layout), Ledger()
         self.n_compiled = -sum(self.engine.traces.values())
         self.k_begin, self.k_loop, self.k_refine = jax.random.split(jax.random.key(key), 3)
         self.mark, self.probe, self.rate, self.refined, self.cut = None, None, 0.0, None, False
@@ -75,7 +78,8 @@ class Session:
             state, self.rate, notes = begin(self.k_begin, self.problem, self.algorithm, self.engine, self.ledger)
             self.notes += notes
             if self.wanted.cost == "auto":
-                cost, note = timed_cost(self.k_begin, self.engine, state, self.rate)
+                timed = timed_cost(self.k_begin, self.engine, state, self.rate)
+                cost, note = self.team.first(lambda: timed)
                 self._settle(cost)
                 self.notes.append(note)
         best = np.argsort(state.logL)[-resume.N_PROBES :]
@@ -86,7 +90,10 @@ class Session:
             self.save()
 
     def stop(self, limits):
-        """Return the status with which to stop now, or None."""
+        """Return the status with which to stop now, or None, the same in all processes."""
+        return ENDS[self.team.highest(ENDS.index(self._stop(limits)))]
+
+    def _stop(self, limits):
         state = self.mark.nested
         if state.logL.min() == state.logL.max():
             return Status.PLATEAU
@@ -151,11 +158,12 @@ class Session:
     def refine_phase(self, limits):
         """Refine a converged run; if it is left early, only the likelihood values at its draws are kept."""
         start, before, budget = time.perf_counter(), self.ledger.seconds["refine"], self._budget(limits)
-        tools, traces = make_tools(self.problem, self.refine)
+        tools, traces = make_tools(self.problem, self.refine, self.layout)
         n_traced, found = sum(traces.values()), None
 
         def expired():
-            self.cut = self.cut or limits.expired()
+            left = self.cut or limits.expired() or (self.team.size > 1 and self.signals.received is not None)
+            self.cut = bool(self.team.highest(int(left)))
             return self.cut
 
         with self.signals.interruptible(patient=False):
@@ -197,13 +205,14 @@ class Session:
             "settings": repr(self.refine),
         }  # fmt: skip
         draws = {"draws": theta_of(self.problem, found.draws.x, found.draws.blobs), "draws_logw": found.draws.logw}
-        return {"refined": summary, **draws, "flows": flow_arrays(found.flows), "source": Source(self.problem, self.refine, found.flows)}
+        flows = jax.tree.map(np.asarray, found.flows)
+        return {"refined": summary, **draws, "flows": flow_arrays(flows), "source": Source(self.problem, self.refine, flows)}
 
     # Saving -----------------------------------------------------------------------------------------------
 
     def resume(self):
         """Go on from what the folder holds, if it is of this run; return whether there was something."""
-        saved = self.folder.load()
+        saved = self.team.first(self.folder.load)
         if saved is None:
             return False
         meta = saved.meta
@@ -272,7 +281,7 @@ class Session:
 
     def finished(self, status, limits):
         """Return the Result of an earlier session if it is final, else None."""
-        if self.folder is None or not status.complete or self.final != self._final(status, limits):
+        if self.folder is None or self.team.size > 1 or not status.complete or self.final != self._final(status, limits):
             return None
         try:
             result = Result.load(self.folder.directory)
@@ -285,7 +294,7 @@ class Session:
 
     def interrupted(self):
         """Return the status of a run that was left in the middle."""
-        if self.stop(Limits(None, np.inf)) is not Status.CONVERGED:
+        if self._stop(Limits(None, np.inf)) is not Status.CONVERGED:
             return self._signalled()
         self.cut = True
         return Status.CONVERGED
@@ -295,7 +304,7 @@ class Session:
         result = self.result(status)
         if self.folder is not None:
             try:
-                result.save(self.folder.directory)
+                self.folder.keep(result)
                 self.final = self._final(status, limits) if status.complete and not self.cut else None
             except FileError as error:
                 self._failed(error.__cause__)

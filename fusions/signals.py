@@ -23,8 +23,9 @@ class Signals:
     received : name of the signal that came, or None.
     """
 
-    def __init__(self):
-        """Install nothing yet."""
+    def __init__(self, *, patient=False):
+        """Install nothing yet; with `patient` all signals wait for the end of a block."""
+        self._always_patient = patient
         self.received = None
         self._open, self._patient = False, True
         self._before = {}
@@ -54,7 +55,7 @@ class Signals:
     @contextlib.contextmanager
     def interruptible(self, *, patient=True):
         """Let signals end a block; SIGUSR1 too unless `patient`."""
-        self._open, self._patient = True, patient
+        self._open, self._patient = not self._always_patient, patient
         try:
             self._leave()
             yield

@@ -192,7 +192,7 @@ def exported_births(logL, logL_birth, logzero=-np.inf):
     return np.where(np.isnan(logL_birth), -np.inf, logL_birth)
 
 
-def _as_text(text):
+def upright(text):
     """Set plain text upright inside of LaTeX's mathematics."""
     for character in "_%#&":
         text = text.replace(character, "\\" + character)
@@ -210,9 +210,9 @@ def math_label(label):
     '\\mathrm{speed\\ }v\\mathrm{\\ [m/s]}'
     """
     if "$" in label:
-        return "".join(piece if i % 2 else _as_text(piece) for i, piece in enumerate(label.split("$")))
+        return "".join(piece if i % 2 else upright(piece) for i, piece in enumerate(label.split("$")))
     is_text = " " in label and not set(label) & set("\\^_{}")
-    return _as_text(label) if is_text else label
+    return upright(label) if is_text else label
 
 
 def distinct_rows(rows):
@@ -222,28 +222,34 @@ def distinct_rows(rows):
     ----------
     rows : (N, m) table; rows with a NaN are never equal.
     """
-    rows = np.array(rows, np.float64)
+    return _set_apart(np.array(rows, np.float64))
+
+
+def _set_apart(rows):
+    """Do it in place."""
     for _ in range(8):
-        _, first, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
-        if len(first) == len(rows):
+        _, place, count = np.unique(rows[:, 0], return_inverse=True, return_counts=True)
+        alike = np.flatnonzero(count[place] > 1)  # only these can be equal
+        _, first, inverse = np.unique(rows[alike], axis=0, return_index=True, return_inverse=True)
+        if len(first) == len(alike):
             break
         order = np.argsort(inverse.ravel(), kind="stable")
         group = inverse.ravel()[order]
-        occurrence = np.empty(len(rows))
-        occurrence[order] = np.arange(len(rows)) - np.searchsorted(group, group)
-        step = np.where(np.isfinite(rows[:, 0]), np.spacing(np.abs(rows[:, 0])), 0.0)
-        rows[:, 0] += occurrence * step
+        occurrence = np.empty(len(alike))
+        occurrence[order] = np.arange(len(alike)) - np.searchsorted(group, group)
+        column = rows[alike, 0]
+        rows[alike, 0] += occurrence * np.where(np.isfinite(column), np.spacing(np.abs(column)), 0.0)
     return rows
 
 
-def _paramnames(names, n_params, labels):
-    """Return the lines of .paramnames: no spaces or asterisks inside of a name, * after a derived one."""
+def paramnames(names, n_params, labels):
+    """Return the text of .paramnames: no spaces or asterisks inside of a name, * after a derived one."""
     lines = []
     for i, name in enumerate(names):
         plain = "_".join(name.replace("*", "_").split())
-        label = math_label(labels[name]) if labels.get(name) else _as_text(name) if plain != name else ""
+        label = math_label(labels[name]) if labels.get(name) else upright(name) if plain != name else ""
         lines.append(f"{plain}{'*' if i >= n_params else ''} {label}".rstrip())
-    return lines
+    return "\n".join(lines) + "\n"
 
 
 def write_polychord(root, *, names, n_params, labels, theta, logL, logL_birth, n_live):
@@ -262,13 +268,13 @@ def write_polychord(root, *, names, n_params, labels, theta, logL, logL_birth, n
     """
     root = Path(root)
     births = exported_births(logL, logL_birth, ANESTHETIC_LOGZERO)
-    rows = distinct_rows(np.column_stack([theta, logL, births]))
+    rows = _set_apart(np.column_stack([theta, logL, births]))
     n_dead = len(rows) - n_live if len(rows) > n_live else len(rows)
     paths = [root.with_name(root.name + end) for end in ("_dead-birth.txt", ".paramnames", "_phys_live-birth.txt")]
     with writing(root.parent):
         root.parent.mkdir(parents=True, exist_ok=True)
         np.savetxt(paths[0], rows[:n_dead], fmt="%.17g")
-        paths[1].write_text("\n".join(_paramnames(names, n_params, labels)) + "\n", encoding="utf-8")
+        paths[1].write_text(paramnames(names, n_params, labels), encoding="utf-8")
         if n_dead == len(rows):
             paths[2].unlink(missing_ok=True)
             return paths[:2]

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from fusions.layout import ALONE, Layout
+
 Array = jax.Array | np.ndarray
 
 
@@ -21,12 +23,14 @@ class Space(NamedTuple):
     periodic : d flags, True for angles.
     logprior : function (n, d) -> (n,), the prior's log density; -inf outside of its support.
     n_blobs : number of derived parameters b.
+    layout : where rows are computed.
     """
 
     dim: int
     periodic: tuple[bool, ...]
     logprior: Callable[[Any], Any]
     n_blobs: int = 0
+    layout: Layout = ALONE
 
     def wrap(self, x: Array) -> Array:
         """Bring the angles of x (..., d) back to [-pi, pi)."""

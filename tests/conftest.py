@@ -8,13 +8,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one core per worker: threads of sever
 import jax
 import pytest
 
-from fusions.engine import make_engine, make_tools
+from fusions import engine
 
 
 @pytest.fixture(scope="module", autouse=True)
 def forget_compiled_functions():
     """Give the memory of compiled functions back after each file: hundreds of problems are compiled, and none is shared by two files."""
     yield
-    make_engine.cache_clear()
-    make_tools.cache_clear()
+    engine.forget()
     jax.clear_caches()

@@ -2,7 +2,8 @@
 
 ``python tests/kill_loop.py 200`` kills 200 times, over all cases in turn; a case that has ended begins again. A child is a fork of this
 process, which has imported JAX but not used it, so that a start is cheap. After each kill the folder must be readable without a damaged
-state and no level may be lost that was saved before; each ended run must equal the undisturbed one bit for bit. Exit code 1 if not.
+state and no level may be lost that was saved before; each ended run must equal the undisturbed one bit for bit, and the run with a pool the
+one that called its likelihood without; nothing that a child started may outlive it. Exit code 1 if not.
 """
 
 import argparse
@@ -15,10 +16,13 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import pool_models
 
 import fusions
 import fusions.checkpoint
@@ -26,18 +30,7 @@ import fusions.driver  # the fork has it then
 from fusions import kernels
 from fusions import priors as pr
 
-SIGMA = 1e-2
-
-
-def quiet(p):
-    """Return log L of a narrow Gaussian."""
-    return -0.5 * ((p["x"] - 0.5) / SIGMA) ** 2 - 0.5 * ((p["y"] - 0.5) / SIGMA) ** 2
-
-
-def slow(p):
-    """Return the same, as a black box that takes a while."""
-    time.sleep(2e-4)
-    return float(quiet(p))
+LINGER = 10.0  # seconds in which workers notice that their parent is gone
 
 
 def flow():
@@ -47,11 +40,24 @@ def flow():
     return kernels.Cycle((kernels.FlowKernel(n_moves=1, flow=CNF(width=8, depth=1, ode_steps=1)), kernels.HitAndRun()))
 
 
+class Setting(NamedTuple):
+    """What a case runs, and with how many workers."""
+
+    loglikelihood: Callable
+    algorithm: Any
+    refine: Any = False
+    pool: int | None = None
+
+
+SLICES = fusions.nested(n_live=100, kernel=kernels.HitAndRun())
 CASES = {
-    "traced": lambda: (quiet, True, fusions.nested(n_live=100, kernel=kernels.HitAndRun()), False),
-    "black box": lambda: (slow, False, fusions.nested(n_live=100, kernel=kernels.HitAndRun()), False),
-    "flow": lambda: (quiet, True, fusions.nested(n_live=60, kernel=flow(), cost="expensive"), False),
-    "refined": lambda: (slow, False, fusions.nested(n_live=50, kernel=kernels.HitAndRun()), fusions.Refine(max_rounds=1, error=0.1)),
+    "traced": lambda: Setting(pool_models.narrow, SLICES),
+    "black box": lambda: Setting(pool_models.brief, SLICES),
+    "pooled": lambda: Setting(pool_models.brief, SLICES, pool=2),
+    "flow": lambda: Setting(pool_models.narrow, fusions.nested(n_live=60, kernel=flow(), cost="expensive")),
+    "refined": lambda: Setting(
+        pool_models.brief, fusions.nested(n_live=50, kernel=kernels.HitAndRun()), fusions.Refine(max_rounds=1, error=0.1)
+    ),
 }
 
 
@@ -63,24 +69,26 @@ def digest(result):
     return hashlib.sha256(b"".join(a.tobytes() for a in arrays) + repr(words).encode()).hexdigest()
 
 
-def run(case, directory):
+def run(case, directory, pool):
     """Run a case to its end and write its digest."""
     warnings.simplefilter("ignore")
-    loglikelihood, traceable, algorithm, refine = CASES[case]()
+    setting = CASES[case]()
     prior = fusions.Prior(x=pr.uniform(0, 1), y=pr.uniform(0, 1))
-    problem = fusions.Problem(prior, loglikelihood, traceable=traceable)
-    result = fusions.run(problem, algorithm, refine=refine, key=5, progress=False, checkpoint=directory, checkpoint_every=0)
+    problem = fusions.Problem(prior, setting.loglikelihood, traceable=setting.loglikelihood is pool_models.narrow)
+    options = {"refine": setting.refine, "pool": setting.pool if pool else None, "checkpoint": directory, "checkpoint_every": 0}
+    result = fusions.run(problem, setting.algorithm, key=5, progress=False, **options)
     (directory / "digest.json").write_text(json.dumps({"digest": digest(result), "logZ": result.logZ, "calls": result.n_calls}))
 
 
-def start(case, directory):
-    """Fork a child that runs a case; return its process number."""
+def start(case, directory, *, pool=True):
+    """Fork a child that runs a case, with its pool or without, in a process group of its own; return its process number."""
     sys.stdout.flush()
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
-            run(case, directory)
+            os.setpgid(0, 0)
+            run(case, directory, pool)
             code = 0
         finally:
             os._exit(code)
@@ -97,7 +105,20 @@ def wait(pid, seconds):
         time.sleep(0.002)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
+    assert is_alone(pid), f"what process {pid} started is still there {LINGER:g} s after it was killed"
     return None
+
+
+def is_alone(group):
+    """Wait for the end of all processes of a group; return whether it came in time."""
+    end = time.monotonic() + LINGER
+    while time.monotonic() < end:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.01)
+    return False
 
 
 def progress(directory):
@@ -113,15 +134,17 @@ class Case:
     """One case on its way: its undisturbed end, the time that took, kills and ended runs so far."""
 
     def __init__(self, name, parent):
-        """Run it undisturbed, twice: the second time with compiled functions from the cache."""
+        """Run it undisturbed without and with its pool: the second time with compiled functions from the cache."""
         self.name, self.directory = name, parent / "killed"
         self.kills = self.ended = self.early = self.most = self.since = 0
-        for i in range(2):
-            clock, whole = time.monotonic(), parent / f"whole-{i}"
-            assert wait(start(name, whole), 600) == 0, f"{name}: the undisturbed run failed"
+        found = []
+        for pool in (False, True):
+            clock, whole = time.monotonic(), parent / f"whole-{pool}"
+            assert wait(start(name, whole, pool=pool), 600) == 0, f"{name}: the undisturbed run failed"
             self.seconds = time.monotonic() - clock
-        self.took = self.seconds
-        self.reference = json.loads((whole / "digest.json").read_text())
+            found.append(json.loads((whole / "digest.json").read_text()))
+        self.took, self.reference = self.seconds, found[0]
+        assert found[1] == found[0], f"{name}: two undisturbed runs differ"
 
     def disturb(self, rng):
         """Start or resume the run and kill it at a random time, which is mostly shorter than it takes."""

@@ -12,6 +12,15 @@ def quiet(p):
     return -0.5 * ((p["x"] - 0.5) / 0.2) ** 2 - 0.5 * ((p["y"] - 0.5) / 0.2) ** 2
 
 
+def narrow(p):
+    return -0.5 * ((p["x"] - 0.5) / 0.01) ** 2 - 0.5 * ((p["y"] - 0.5) / 0.01) ** 2
+
+
+def brief(p):
+    time.sleep(2e-4)
+    return narrow(p)
+
+
 def slow(p):
     time.sleep(0.01)
     return quiet(p)

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from precision import enable_x64
 
 import fusions
 from fusions import checkpoint, kernels, resume, session
@@ -290,7 +291,7 @@ def test_checkpoint_of_another_run_is_refused(name, copy):
 
 
 def test_other_precision_is_refused(copy):
-    with jax.enable_x64(True), pytest.raises(CheckpointError, match="precision was float32, now is float64"):  # noqa: FBT003
+    with enable_x64(True), pytest.raises(CheckpointError, match="precision was float32, now is float64"):  # noqa: FBT003
         run(checkpoint=copy)
 
 
@@ -520,8 +521,8 @@ def test_disk_that_is_full_for_a_while(tmp_path, monkeypatch):
 
 
 def test_kill_loop():
-    """The short version of ``python tests/kill_loop.py 200``."""
-    command = [sys.executable, Path(__file__).with_name("kill_loop.py"), "6", "--cases", "traced", "black box"]
+    """The short version of ``python tests/kill_loop.py 200``; the pooled case first runs without its pool, as a black box."""
+    command = [sys.executable, Path(__file__).with_name("kill_loop.py"), "6", "--cases", "traced", "pooled"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "| traced |" in done.stdout

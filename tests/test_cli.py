@@ -196,6 +196,9 @@ def test_export(model, tmp_path, capsys):
     assert cli.main(["export", str(out), "--format", "csv"]) == 0
     assert capsys.readouterr().out.strip() == str(out / "chains.csv")
     assert cli.main(["export", str(out), "--format", "polychord", "-o", str(tmp_path / "else")]) == 0
+    for form, written in (("getdist", "posterior.txt"), ("numpy", "posterior.npz")):
+        assert cli.main(["export", str(out), "--format", form, "-o", str(tmp_path / "posterior")]) == 0
+        assert (tmp_path / written).stat().st_size > 0
     wanted = Result.load(out).samples().logZ()
     for root in (out / "chains.csv", tmp_path / "else"):
         assert read_chains(str(root)).logZ() == pytest.approx(wanted, abs=1e-6)
@@ -244,3 +247,17 @@ def test_wrong_command(words, capsys):
         cli.main(words)
     assert caught.value.code == 2
     assert "usage" in capsys.readouterr().err
+
+
+def test_pool_of_a_model_in_a_file(tmp_path, capsys):
+    path = tmp_path / "model_for_workers.py"
+    path.write_text(
+        f"{MODEL}\ndef loglikelihood(p):\n    return -50.0 * p['x'] ** 2\n\nboxed = fusions.Problem(prior, loglikelihood, traceable=False)"
+    )
+    command = ["run", f"{path}:boxed", "-o", str(tmp_path / "a"), "--n-live", "40", "--no-refine", "--max-calls", "60", "-q"]
+    assert cli.main([*command, "--pool", "2", "--timeout", "60"]) == 3
+    result = Result.load(tmp_path / "a")
+    assert result.info["pool"]["n_workers"] == 2
+    assert result.info["pool"]["n_calls"] >= 60
+    assert cli.main(["resume", str(tmp_path / "a"), "--devices", "99", "-q"]) == 2
+    assert "Expected devices to be between 1 and" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from precision import enable_x64
 from scipy import stats
 from scipy.special import erfinv
 
@@ -98,7 +99,7 @@ DRAWS = np.random.default_rng(0).normal(size=5000)
 @functools.cache
 def evaluated(name, x64):
     """Return theta and d theta / dz at quantiles, far points, grid and draws; one compilation for all."""
-    with jax.enable_x64(x64):
+    with enable_x64(x64):
         z = jnp.asarray(np.concatenate([QUANTILES, FAR, GRID, DRAWS]))
         theta, slope = jax.jit(jax.vmap(jax.value_and_grad(TABLE[name][0].from_latent)))(z)
     assert theta.dtype == (np.float64 if x64 else np.float32)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from precision import enable_x64
 from scipy import stats
 from scipy.integrate import quad
 from scipy.optimize import brentq
@@ -67,7 +68,7 @@ def test_kepler_solver(e):
 
 def test_kepler_solver_is_precise_in_float64():
     M = np.linspace(-np.pi, np.pi, 501)
-    with jax.enable_x64(new_val=True):
+    with enable_x64(True):  # noqa: FBT003
         for e in (0.0, 0.5, 0.9, 0.99, 0.9999):
             E = np.asarray(eprv3.kepler(jnp.asarray(M), e))
             np.testing.assert_allclose(E, eccentric_anomaly(M, e), atol=1e-13)

@@ -9,7 +9,9 @@ from ledgers import gaussian_ball, half_zero, make_result, wedding_cake
 from matplotlib.figure import Figure
 
 from fusions.errors import OptionError
-from fusions.plot import corner, insertion_plot, level_plot, run_plot, save_all
+from fusions.plot import animate, budget_plot, corner, evidence_plot, flow_plot, insertion_plot, level_plot, page, run_plot, save_all
+
+DRAWINGS = (page, corner, run_plot, evidence_plot, insertion_plot, level_plot, budget_plot)
 
 
 @pytest.fixture(scope="module")
@@ -22,10 +24,14 @@ def texts(figure):
     return [t.get_text() for t in figure.findobj(matplotlib.text.Text)]
 
 
-def test_save_all_writes_four_pictures(result, tmp_path):
+def test_save_all_writes_every_picture(result, tmp_path):
     paths = save_all(result, tmp_path / "new" / "figures")
-    assert [p.name for p in paths] == ["corner.png", "run.png", "insertion.png", "levels.png"]
+    assert [p.stem for p in paths] == ["page", "corner", "run", "evidence", "insertion", "levels", "budget"]
     assert all(p.read_bytes().startswith(b"\x89PNG") and p.stat().st_size > 10_000 for p in paths)
+
+
+def test_notebooks_show_figures_without_pyplot(result):
+    assert insertion_plot(result)._repr_png_().startswith(b"\x89PNG")
 
 
 def test_corner_shows_labels_of_the_parameters(result):
@@ -74,10 +80,11 @@ def test_insertion_plot_says_p(result):
 
 
 def test_level_plot_computes_efficiency_and_shows_every_key(result):
-    figure = level_plot(replace(result, level_trace={**result.level_trace, "two_halves": np.ones((9, 2))}))
+    figure = level_plot(replace(result, level_trace={**result.level_trace, "two_halves": np.arange(18.0).reshape(9, 2)}))
     titles = [ax.get_title() for ax in figure.axes]
     assert titles[:3] == ["replacements per call", "held-out loss of the flow", "acceptance of moves"]
-    assert {"step scale", "unique live points", "two halves"} <= set(titles)
+    assert {"step scale", "two halves"} <= set(titles)
+    assert "the same at all levels: unique live points 100" in texts(figure)
     efficiency = figure.axes[0].lines[0].get_ydata()
     np.testing.assert_allclose(efficiency[1:], 0.25)
 
@@ -89,9 +96,9 @@ def test_nothing_to_show_is_said_in_words(result, tmp_path):
         insertion_uniforms=np.empty(0),
         level_trace={},
     )
-    for draw in (corner, run_plot, insertion_plot, level_plot):
-        assert any(t.startswith("No ") for t in texts(draw(empty)))
-    assert len(save_all(empty, tmp_path)) == 4
+    for draw in DRAWINGS:
+        assert any(t.startswith(("No ", "Nothing ")) for t in texts(draw(empty)))
+    assert len(save_all(empty, tmp_path)) == len(DRAWINGS)
 
 
 def test_plots_leave_backend_figures_and_random_state_alone(result):
@@ -101,7 +108,7 @@ def test_plots_leave_backend_figures_and_random_state_alone(result):
     matplotlib.use("svg")
     state = np.random.get_state()[1].copy()  # noqa: NPY002
     try:
-        for draw in (corner, run_plot, insertion_plot, level_plot):
+        for draw in DRAWINGS:
             assert isinstance(draw(result), Figure)
         assert matplotlib.get_backend() == "svg"
         assert plt.get_fignums() == []
@@ -115,3 +122,82 @@ def test_ball_peaks_inside_of_the_run():
     patch = figure.axes[1].patches[0]
     values, edges = patch.get_data()[:2]
     assert 3 < edges[np.argmax(values)] < 6
+
+
+# --- page, estimates, motion -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def refined(result):
+    """Return a result with the figures of a refine phase."""
+    rng = np.random.default_rng(0)
+    found = {
+        "importance": (result.logZ + 0.1, 0.01), "bridge": (result.logZ + 0.11, 0.02), "coverage": (0.0, 0.02), "ess": 3000.0, "khat": 0.1,
+        "n_draws": 4000, "n_calls": 4000, "ode_error": 0.0, "rounds": [[result.logZ + 0.1, 0.02, 0.7]], "settings": "Refine()",
+    }  # fmt: skip
+    return replace(result, refined=found, draws=rng.normal(size=(4000, 5)), draws_logw=rng.normal(scale=0.3, size=4000))
+
+
+def test_page_shows_evidence_status_and_warnings(refined):
+    told = replace(refined, info={**refined.info, "warnings": ["look <here>"] * 5})
+    shown = texts(told.plot())
+    assert any("my problem" in t for t in shown)
+    assert any(told.status.value in t for t in shown)
+    assert any("all 5 warnings" in t for t in shown)
+    assert "importance" in shown
+    assert "$r^2$" not in shown
+    assert "$r^2$" in texts(told.plot(["r2", "x"]))
+
+
+def test_page_of_a_run_too_short_for_ranks(result):
+    assert any("too few replacements" in t for t in texts(page(replace(result, insertion_uniforms=np.empty(0)))))
+
+
+def test_evidence_plot_sets_estimates_side_by_side(refined):
+    figure = evidence_plot(refined, {"exact": (-3.0, 0.0)})
+    ax = figure.axes[0]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["volumes", "round 1", "bridge", "importance", "exact"]
+    wanted = [refined.evidence.logZ, refined.logZ, refined.logZ + 0.01, refined.logZ, -3.0]
+    assert [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "o"] == pytest.approx(wanted)
+    with pytest.raises(OptionError, match=r"Expected others=\{name: \(ln Z, error\)\}, got 'exact': -3.0"):
+        evidence_plot(refined, {"exact": -3.0})
+
+
+def test_budget_names_sources_and_clocks(refined, result):
+    top, bottom = budget_plot(refined).axes
+    assert len(top.patches) == 4
+    assert "0.01" in [t.get_text() for t in top.texts]
+    assert [t.get_text() for t in bottom.get_legend().get_texts()] == ["likelihood 3 %", "training 40 %", "ODE 45 %", "rest 12 %"]
+    assert len(budget_plot(result).axes[0].patches) == 1
+
+
+def test_animation_follows_the_live_points(result, tmp_path):
+    from PIL import Image
+
+    path = animate(result, tmp_path / "new" / "live.gif", ["x", "r2"], n_frames=5)
+    with Image.open(path) as image:
+        assert image.n_frames >= 5
+        assert image.size == (400, 368)
+    with pytest.raises(OptionError, match="Expected params to name two columns"):
+        animate(result, tmp_path / "live.gif", ["x"])
+
+
+class Straight:
+    """A source whose flow carries points along straight lines, and one of them round the circle."""
+
+    def paths(self, n, times, key):
+        theta = np.random.default_rng(key).normal(size=(1, n, 4)) * times[:, None, None]
+        theta[:, 0, 0] = np.where(times < 0.5, -3.0, 3.0)
+        return theta
+
+
+def test_flow_plot_draws_paths_and_breaks_them_at_jumps(result):
+    figure = flow_plot(replace(result, source=Straight()), ["x", "y"], n=20)
+    assert [ax.get_title() for ax in figure.axes] == ["base (t = 0)", "paths", "flow (t = 1)"]
+    lines = figure.axes[1].lines
+    assert len(lines) == 22
+    assert np.isnan(lines[0].get_xdata()).sum() == 1
+    assert not np.isnan(lines[1].get_xdata()).any()
+    assert any("No flow to show" in t for t in texts(flow_plot(result)))
+    with pytest.raises(OptionError, match="flows carry no derived ones"):
+        flow_plot(replace(result, source=Straight()), ["x", "r2"])

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from precision import enable_x64
 from scipy import stats
 
 from fusions import priors as pr
@@ -63,7 +64,7 @@ KINDS = [
 @pytest.mark.parametrize("x64", [False, True])
 def test_precision_and_promotion_follow_the_user(x64):
     """The default float everywhere, under strict promotion rules, and the flag is left alone."""
-    with jax.enable_x64(x64), jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+    with enable_x64(x64), jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         prior = pr.Prior(
             pr.gaussian(["u", "v"], [0, 1], np.eye(2)),
             pr.joint(["w"], lambda key, n: jax.random.normal(key, (n, 1)), lambda x: -0.5 * x[0] ** 2),

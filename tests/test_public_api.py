@@ -3,13 +3,16 @@
 import pytest
 
 import fusions
-from fusions import kernels, priors
+from fusions import kernels, plot, priors
 
 NAMES = {
     "FusionsError", "Prior", "Problem", "Refine", "attach", "from_numpyro", "Result", "Status", "kernels", "merge", "nested", "plot",
     "priors", "run",
 }  # fmt: skip
 KERNELS = {"Cycle", "FlowKernel", "HitAndRun", "Jump", "Mixture", "RandomWalk"}
+PLOTS = {
+    "animate", "budget_plot", "corner", "evidence_plot", "flow_plot", "insertion_plot", "level_plot", "page", "run_plot", "save_all",
+}  # fmt: skip
 PRIORS = {
     "Block", "Distribution", "Prior", "beta", "cauchy", "check_names", "cosine", "delta", "exponential", "from_scipy", "gamma",
     "gaussian", "half_normal", "icdf", "is_traceable", "joint", "log_normal", "log_uniform", "normal", "rayleigh", "scalar_shape",
@@ -17,7 +20,7 @@ PRIORS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("module", "names"), [(fusions, NAMES), (kernels, KERNELS), (priors, PRIORS)])
+@pytest.mark.parametrize(("module", "names"), [(fusions, NAMES), (kernels, KERNELS), (plot, PLOTS), (priors, PRIORS)])
 def test_names_are_pinned(module, names):
     assert len(module.__all__) == len(set(module.__all__))
     assert set(module.__all__) == names

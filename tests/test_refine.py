@@ -8,6 +8,7 @@ import pytest
 
 import fusions
 from fusions import priors as pr
+from fusions.again import Source
 from fusions.errors import OptionError
 from fusions.flows.components import Components, fit_components, mixture_logprob
 from fusions.flows.matching import Training
@@ -34,6 +35,26 @@ def bimodal():
     x[:, 1] = (x[:, 1] + np.pi) % (2 * np.pi) - np.pi
     state, _ = jax.jit(flow.fit)(jax.random.key(0), flow.init(jax.random.key(1)), jnp.asarray(x, jnp.float32))
     return flow, state
+
+
+def test_paths_end_at_the_draws(bimodal):
+    flow, state = bimodal
+    x = jax.jit(flow.path, static_argnums=2)(jax.random.key(5), state, 200, jnp.array([0.0, 0.5, 1.0]))
+    draws = jax.jit(flow.sample, static_argnums=2)(jax.random.key(5), state, 200)
+    np.testing.assert_allclose(x[-1], draws, atol=1e-4)
+    assert x.shape == (3, 200, 2)
+    assert np.abs(x[0] - x[-1]).max() > 1e-2
+
+
+def test_paths_of_a_result_are_in_the_columns_of_its_parameters():
+    prior = fusions.Prior(a=fusions.priors.uniform(-5, 5), w=fusions.priors.uniform(2, 3, periodic=True))
+    problem = fusions.Problem(prior, lambda p: -0.5 * p["a"] ** 2)
+    settings = fusions.Refine(flow=SMALL)
+    state = SMALL.build(problem.space()).init(jax.random.key(0))
+    paths = Source(problem, settings, [[state, state]]).paths(50, np.linspace(0, 1, 4), key=0)
+    assert paths.shape == (4, 50, 2)
+    assert np.all(np.abs(paths[..., 0]) <= 5)
+    assert np.all((paths[..., 1] >= 2) & (paths[..., 1] <= 3))
 
 
 def test_density_integrates_to_one(bimodal):

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from precision import enable_x64
 
 import fusions
 from fusions import kernels, session
@@ -26,7 +27,7 @@ SMALL_FLOW = kernels.FlowKernel(n_moves=1, flow=CNF(width=8, depth=1, ode_steps=
 CYCLE = fusions.nested(n_live=60, kernel=kernels.Cycle((SMALL_FLOW, kernels.HitAndRun())), kill=0.5, cost="cheap", precision=1e-2)
 SLICE = fusions.nested(n_live=40, kernel=kernels.HitAndRun(), kill=0.5, precision=0.01, cost="cheap")
 SQUARE = fusions.Prior(x=pr.uniform(0, 1), y=pr.uniform(0, 1))
-X64 = functools.partial(jax.enable_x64, True)  # noqa: FBT003
+X64 = functools.partial(enable_x64, True)  # noqa: FBT003
 LINE = fusions.Prior(x=pr.uniform(0, 1))
 SIGMA, KAPPA = 0.1, 2.0
 pytestmark = pytest.mark.filterwarnings("ignore:.*plateau:UserWarning", "ignore:log L is as low:UserWarning")
@@ -245,7 +246,7 @@ def test_one_dimensional_gaussian():
 @pytest.mark.parametrize("x64", [False, True])
 def test_constant_likelihood(x64):
     before = jax.config.jax_enable_x64
-    with jax.enable_x64(x64):
+    with enable_x64(x64):
         result = run(fusions.Problem(LINE, lambda p: 0.0 * p["x"]))
         assert jax.config.jax_enable_x64 is x64
     assert jax.config.jax_enable_x64 is before
@@ -255,7 +256,7 @@ def test_constant_likelihood(x64):
 
 @pytest.mark.parametrize("x64", [False, True])
 def test_constant_likelihood_of_a_black_box(x64, box):
-    with jax.enable_x64(x64):
+    with enable_x64(x64):
         result = box(lambda p: 0.0)
     assert result.status is Status.PLATEAU
     assert abs(result.logZ) <= 1e-12

@@ -85,10 +85,18 @@ class CNF:
             base = base_logprob(y0, period, space.periodic)
             return base - logdet - jnp.sum(jnp.log(jnp.diag(state.scale)))
 
-        def probe(z):
-            if self.probes == 0:
-                return None
-            return jax.random.rademacher(jax.random.key(0), (self.probes, *z.shape), z.dtype)
+        def solve(state, y, period, *, backward):
+            """Move rows (n, d) along the flow; random probes are drawn for the whole batch, wherever its rows go."""
+
+            def rows(y, *probes):
+                random = jnp.moveaxis(probes[0], 1, 0) if probes else None
+                field = lambda y, t: velocity(state.ema_params, y, t, period)  # noqa: E731
+                return transport(field, y, steps=self.ode_steps, backward=backward, probes=random, most=space.layout.max_batch)
+
+            shape, drawn = (self.probes, *y.shape), ()
+            if self.probes:
+                drawn = (jnp.moveaxis(jax.random.rademacher(jax.random.key(0), shape, y.dtype), 0, 1),)
+            return space.layout.rowwise(rows, self.probes or space.dim)(y, *drawn)
 
         def init(key):
             dtype = jnp.zeros(()).dtype
@@ -116,16 +124,13 @@ class CNF:
         def push(state, z):
             period = period_of(state)
             y0 = wrap(z, period)
-            y1, logdet = transport(lambda y, t: velocity(state.ema_params, y, t, period), y0, steps=self.ode_steps, probes=probe(z))
+            y1, logdet = solve(state, y0, period, backward=False)
             x = space.wrap(state.shift + y1 @ state.scale.T)
             return x, logq(state, y0, logdet, period)
 
         def pull(key, state, x):
             period = period_of(state)
-            y1 = whitened(state, x)
-            y0, logdet = transport(
-                lambda y, t: velocity(state.ema_params, y, t, period), y1, steps=self.ode_steps, backward=True, probes=probe(x)
-            )
+            y0, logdet = solve(state, whitened(state, x), period, backward=True)
             y0 = wrap(y0, period)
             return unwind(key, y0, period, space.periodic), logq(state, y0, logdet, period)
 

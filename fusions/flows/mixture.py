@@ -23,7 +23,7 @@ from fusions.flows.components import (
     standardised,
 )
 from fusions.flows.path import wrap
-from fusions.flows.transport import transport
+from fusions.flows.transport import trajectory, transport
 
 EM_ITERATIONS = 20
 SOFT = 4.0  # squared widening of components where their units are blended, so that the velocity stays smooth between neighbours
@@ -51,6 +51,7 @@ class MixtureFlow(NamedTuple):
     sample : (key, state, n) -> x (n, d).
     logq : (state, x (n, d)) -> (n,).
     roundtrip : (key, state, n) -> (n,) log q of draws of the flow along the solve that made them, minus log q computed back from them.
+    path : (key, state, n, times (m,)) -> x (m, n, d) on the way from the base to the draws that `sample` returns.
     """
 
     init: Callable[..., MixtureState]
@@ -58,6 +59,7 @@ class MixtureFlow(NamedTuple):
     sample: Callable[..., Any]
     logq: Callable[..., Any]
     roundtrip: Callable[..., Any]
+    path: Callable[..., Any]
 
 
 def local_frames(base, period):
@@ -162,26 +164,40 @@ class MixtureCNF:
         def mover(state, period, *, backward=False, divergence=True):
             velocity = local_velocity(state.base, period)[0]
             field = lambda y, t: velocity(state.ema_params, y, t)  # noqa: E731
-            return lambda y: transport(field, y, steps=self.ode_steps, backward=backward, divergence=divergence)
+            options = {"steps": self.ode_steps, "backward": backward, "divergence": divergence, "most": space.layout.max_batch}
+            return lambda y: transport(field, y, **options)
 
         def sample(key, state, n):
             period = period_of(state)
             y0 = wrap(draw_mixture(key, widened(state.base), n), period)
-            y1, _ = mover(state, period, divergence=False)(y0)
+            y1 = space.layout.rowwise(lambda y: mover(state, period, divergence=False)(y)[0])(y0)
             return space.wrap(state.shift + y1 @ state.scale.T)
 
         def base_logq(state, y0, logdet, period):
             return mixture_logprob(widened(state.base), y0, period, space.periodic) - logdet - jnp.sum(jnp.log(jnp.diag(state.scale)))
 
-        def logq(state, x):
+        def logq_rows(state, x):
             period = period_of(state)
             y0, logdet = mover(state, period, backward=True)(whitened(state, x))
             return base_logq(state, wrap(y0, period), logdet, period)
 
+        def logq(state, x):
+            return space.layout.rowwise(lambda x: logq_rows(state, x), dim)(x)
+
         def roundtrip(key, state, n):
             period = period_of(state)
-            y0 = wrap(draw_mixture(key, widened(state.base), n), period)
-            y1, logdet = mover(state, period)(y0)
-            return base_logq(state, y0, logdet, period) - logq(state, space.wrap(state.shift + y1 @ state.scale.T))
 
-        return MixtureFlow(init, fit, sample, logq, roundtrip)
+            def rows(y0):
+                y1, logdet = mover(state, period)(y0)
+                return base_logq(state, y0, logdet, period) - logq_rows(state, space.wrap(state.shift + y1 @ state.scale.T))
+
+            return space.layout.rowwise(rows, dim)(wrap(draw_mixture(key, widened(state.base), n), period))
+
+        def path(key, state, n, times):
+            period = period_of(state)
+            velocity = local_velocity(state.base, period)[0]
+            y0 = wrap(draw_mixture(key, widened(state.base), n), period)
+            y = trajectory(lambda y, t: velocity(state.ema_params, y, t), y0, times, steps=self.ode_steps)
+            return space.wrap(state.shift + y @ state.scale.T)
+
+        return MixtureFlow(init, fit, sample, logq, roundtrip, path)

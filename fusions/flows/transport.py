@@ -5,11 +5,12 @@ import jax
 import jax.numpy as jnp
 
 
-def exact_divergence(velocity, y):
-    """Evaluate the velocity (n, d) and its exact divergence (n,) by d forward-mode products."""
+def exact_divergence(velocity, y, most=None):
+    """Evaluate the velocity (n, d) and its exact divergence (n,) by d forward-mode products, at most `most` of them at once."""
     v, jvp = jax.linearize(velocity, y)
-    basis = jnp.broadcast_to(jnp.eye(y.shape[1], dtype=y.dtype)[:, None], (y.shape[1], *y.shape))
-    columns = jax.vmap(jvp)(basis)
+    d = y.shape[1]
+    basis = jnp.broadcast_to(jnp.eye(d, dtype=y.dtype)[:, None], (d, *y.shape))
+    columns = jax.vmap(jvp)(basis) if most is None or most >= d else jax.lax.map(jvp, basis, batch_size=most)
     return v, jnp.einsum("ini->n", columns)
 
 
@@ -22,7 +23,7 @@ def hutchinson_divergence(velocity, y, probes):
     return v, jnp.mean(jnp.sum(probes * jax.vmap(jvp)(probes), axis=-1), axis=0)
 
 
-def transport(velocity, y, *, steps, backward=False, probes=None, divergence=True):
+def transport(velocity, y, *, steps, backward=False, probes=None, divergence=True, most=None):
     """Solve dy/dt = v(y, t) with its divergence by Tsitouras' 5th order method at constant steps.
 
     The whole batch shares the steps, so no row waits for a slower one.
@@ -35,6 +36,7 @@ def transport(velocity, y, *, steps, backward=False, probes=None, divergence=Tru
     backward : solve from t = 1 to t = 0.
     probes : (m, n, d) random probes for Hutchinson's estimate, None for the exact divergence.
     divergence : whether to compute it; without it the log-determinant is zero.
+    most : products of the exact divergence that are computed at once, or None for all d.
 
     Returns
     -------
@@ -47,7 +49,7 @@ def transport(velocity, y, *, steps, backward=False, probes=None, divergence=Tru
         at_t = lambda y: velocity(y, t)  # noqa: E731
         if not divergence:
             return velocity(state[0], t), jnp.zeros_like(state[1])
-        return exact_divergence(at_t, state[0]) if probes is None else hutchinson_divergence(at_t, state[0], probes)
+        return exact_divergence(at_t, state[0], most) if probes is None else hutchinson_divergence(at_t, state[0], probes)
 
     t0, t1 = (1.0, 0.0) if backward else (0.0, 1.0)
     solution = diffrax.diffeqsolve(
@@ -63,3 +65,31 @@ def transport(velocity, y, *, steps, backward=False, probes=None, divergence=Tru
     )
     end, logdet = solution.ys[0][0], solution.ys[1][0]
     return end, -logdet if backward else logdet
+
+
+def trajectory(velocity, y, times, *, steps):
+    """Solve dy/dt = v(y, t) from t = 0 to t = 1 and look at the points on the way.
+
+    Parameters
+    ----------
+    velocity : function (y (n, d), t ()) -> (n, d).
+    y : (n, d) starting points.
+    times : (m,) increasing times in [0, 1].
+    steps : number of steps.
+
+    Returns
+    -------
+    (m, n, d) points at these times, interpolated between steps.
+    """
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(lambda t, y, args: velocity(y, t)),
+        diffrax.Tsit5(),
+        0.0,
+        1.0,
+        1.0 / steps,
+        y,
+        saveat=diffrax.SaveAt(ts=times),
+        max_steps=steps + 1,
+        throw=False,
+    )
+    return solution.ys

@@ -53,8 +53,8 @@ class Jump:
     """Jumps from a component of a Gaussian mixture to the same place in another one.
 
     A chain at x takes a component i with its share r_i(x) of the mixture's density, and another component j with equal chance. Expressed
-    in the units of i, z = A_i^-1 (x - m_i), it goes to x' = m_j + A_j z, and is accepted with min(1, prior(x') r_j(x') |A_j| /
-    (prior(x) r_i(x) |A_i|)). Modes far apart exchange chains however narrow they are, so that their masses do not drift.
+    in the units of i, z = A_i^-1 (x - m_i), it goes to x' = m_j + A_j z, and is accepted with min(1, prior(x') r_j(x') det A_j /
+    (prior(x) r_i(x) det A_i)). Modes far apart exchange chains however narrow they are, so that their masses do not drift.
 
     Attributes
     ----------
