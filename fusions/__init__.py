@@ -8,6 +8,7 @@ _EXPORTS = {
     "run": "fusions.driver",
     "Refine": "fusions.algorithms.refine",
     "attach": "fusions.again",
+    "from_numpyro": "fusions.adapters",
     "Result": "fusions.result",
     "merge": "fusions.merging",
     "Status": "fusions.errors",

@@ -54,7 +54,7 @@ class Distribution:
         """Return theta at the internal coordinate x (a normal latent, or an angle if periodic)."""
         if self.from_unit is None:
             return self.from_latent(x)
-        return self.from_unit(_turns(x) if self.traceable else _host_turns(x))
+        return self.from_unit(turns(x) if self.traceable else float(host_turns(x)))
 
 
 def is_traceable(function: Callable, *shapes: Any) -> bool:
@@ -81,7 +81,7 @@ def uniform(lo: float, hi: float, *, periodic: bool = False) -> Distribution:
     """
     lo, hi = _ordered("uniform", lo, hi)
     unit = partial(_uniform_unit, lo=lo, hi=hi) if periodic else None
-    return Distribution("uniform", (lo, hi), partial(_uniform, lo=lo, hi=hi), unit, bool(periodic))
+    return Distribution("uniform", (lo, hi), partial(uniform_map, lo=lo, hi=hi), unit, bool(periodic))
 
 
 def log_uniform(lo: float, hi: float) -> Distribution:
@@ -118,7 +118,7 @@ def truncated_normal(mu: float, sigma: float, lo: float, hi: float) -> Distribut
 def half_normal(sigma: float) -> Distribution:
     """Make the prior of ``|theta|`` for theta ~ N(0, sigma^2)."""
     sigma = _positive("half_normal", "sigma", sigma)
-    return Distribution("half_normal", (sigma,), partial(_half_normal, sigma=sigma))
+    return Distribution("half_normal", (sigma,), partial(half_normal_map, sigma=sigma))
 
 
 def log_normal(mu: float, sigma: float) -> Distribution:
@@ -130,7 +130,7 @@ def log_normal(mu: float, sigma: float) -> Distribution:
 def exponential(scale: float) -> Distribution:
     """Make an exponential prior of mean `scale` (the inverse of the rate)."""
     scale = _positive("exponential", "scale", scale)
-    return Distribution("exponential", (scale,), partial(_exponential, scale=scale))
+    return Distribution("exponential", (scale,), partial(exponential_map, scale=scale))
 
 
 def gamma(shape: float, scale: float) -> Distribution:
@@ -161,7 +161,7 @@ def student_t(df: float, mu: float, sigma: float) -> Distribution:
 def cauchy(mu: float, gamma: float) -> Distribution:
     """Make a Cauchy prior with centre mu and half width at half maximum gamma."""
     mu, gamma = _number("cauchy", "mu", mu), _positive("cauchy", "gamma", gamma)
-    return Distribution("cauchy", (mu, gamma), partial(_cauchy, mu=mu, gamma=gamma))
+    return Distribution("cauchy", (mu, gamma), partial(cauchy_map, mu=mu, gamma=gamma))
 
 
 def rayleigh(sigma: float, upper: float = math.inf) -> Distribution:
@@ -307,19 +307,20 @@ def host_unit_interval(x: Any) -> Any:
     return np.clip(host_ndtr(np.asarray(x, float)), np.finfo(float).tiny, 1 - np.finfo(float).epsneg)
 
 
-def _turns(angle: jax.Array) -> jax.Array:
+def turns(angle: jax.Array) -> jax.Array:
     """Return u = angle / (2 pi) + 1/2 wrapped into [0, 1)."""
     u = angle / (2 * math.pi) + 0.5
     u = u - jnp.floor(u)
     return jnp.where(u >= 1, jnp.zeros_like(u), u)
 
 
-def _host_turns(angle: float) -> float:
-    """Return `_turns` of a plain number."""
-    return (float(angle) / (2 * math.pi) + 0.5) % 1.0 % 1.0
+def host_turns(angle: Any) -> Any:
+    """Return `turns` in float64 NumPy."""
+    return (np.asarray(angle, float) / (2 * math.pi) + 0.5) % 1.0 % 1.0
 
 
-def _uniform(x, lo, hi):
+def uniform_map(x, lo, hi):
+    """Return U(lo, hi) at a standard normal x."""
     p = (hi - lo) * _tail(x)
     return jnp.clip(jnp.where(x < 0, lo + p, hi - p), lo, hi)
 
@@ -341,18 +342,21 @@ def _log_normal(x, mu, sigma):
     return jnp.exp(mu + sigma * x)
 
 
-def _half_normal(x, sigma):
+def half_normal_map(x, sigma):
+    """Return the half normal of scale sigma at a standard normal x."""
     p = _tail(x)
     return sigma * jnp.where(x < 0, math.sqrt(2) * erfinv(p), -ndtri(p / 2))
 
 
-def _exponential(x, scale):
+def exponential_map(x, scale):
+    """Return the exponential of mean `scale` at a standard normal x."""
     negative = x < 0
     upper = -log_ndtr(jnp.where(negative, jnp.zeros_like(x), -x))
     return scale * jnp.where(negative, -jnp.log1p(-_tail(x)), upper)
 
 
-def _cauchy(x, mu, gamma):
+def cauchy_map(x, mu, gamma):
+    """Return the Cauchy of centre mu and half width gamma at a standard normal x."""
     central = jnp.abs(x) < 1
     near = jnp.tan(0.5 * math.pi * erf(jnp.where(central, x, jnp.zeros_like(x)) / math.sqrt(2)))
     far = jnp.where(x < 0, -1.0, 1.0).astype(x.dtype) / jnp.tan(math.pi * _tail(x))

@@ -90,3 +90,23 @@ def test_demo_writes_results_figures_and_summary(tmp_path, capsys):
         assert (tmp_path / name).is_dir()
     assert all((tmp_path / name).stat().st_size > 10_000 for name in ("data.png", "corner.png"))
     assert "log10 B" in capsys.readouterr().out
+
+
+@pytest.mark.calibration
+def test_bilby_example(capsys):
+    pytest.importorskip("bilby", reason="bilby is not installed")
+    module = importlib.import_module("bilby_model_selection")
+    results = module.main(n_live=N_LIVE, kernel="HitAndRun", cost="cheap", refine=False)
+    for n, result in results.items():
+        assert result.log_evidence == pytest.approx(module.exact_logZ(n), abs=4 * result.log_evidence_err)
+    assert "ln B against 2" in capsys.readouterr().out
+
+
+@pytest.mark.calibration
+def test_cobaya_example(capsys):
+    pytest.importorskip("cobaya", reason="cobaya is not installed")
+    module = importlib.import_module("cobaya_bao")
+    products = module.main(n_live=N_LIVE, kernel="HitAndRun", cost="cheap", refine=False)
+    for name, found in products.items():
+        assert found["logZ"] == pytest.approx(module.exact_logZ(name), abs=4 * found["logZstd"])
+    assert "ln B (LCDM : wCDM)" in capsys.readouterr().out

@@ -79,6 +79,11 @@ ALLOWED = {
         "algorithms", "algorithms.nested", "algorithms.refine", "checkpoint", "errors", "evaluate", "hosts", "kernels", "problem",
         "progress", "resume", "schedule", "session", "signals",
     },
+    "adapters": {"adapters.numpyro"},
+    "adapters.options": {"driver", "errors", "kernels"},
+    "adapters.numpyro": {"blocks", "distributions", "errors", "priors", "problem"},
+    "adapters.bilby": {"adapters.options", "blocks", "distributions", "driver", "errors", "priors", "problem"},
+    "adapters.cobaya": {PACKAGE, "adapters.options", "blocks", "distributions", "driver", "errors", "priors", "problem"},
     "plot": {"plot.course", "plot.estimates", "plot.levels", "plot.motion", "plot.page", "plot.posterior"},
     "plot.base": {"errors", "table"},
     "plot.posterior": {"plot.base"},
@@ -100,6 +105,9 @@ DOORS = {
     "arviz": (("exports",), True),
     "getdist": (("exports",), True),
     "tqdm": (("progress",), True),
+    "numpyro": (("adapters.numpyro",), False),
+    "bilby": (("adapters.bilby",), False),
+    "cobaya": (("adapters.cobaya",), False),
     "matplotlib": (("plot.*",), False),
 }
 
@@ -176,6 +184,7 @@ def test_each_library_has_its_door(library):
 
 def test_import_is_light():
     """Importing the package loads neither JAX nor anesthetic."""
-    code = "import sys, fusions; print([m for m in ('jax', 'anesthetic', 'flax', 'matplotlib', 'scipy', 'numpy') if m in sys.modules])"
+    heavy = ("jax", "anesthetic", "flax", "matplotlib", "scipy", "numpy", "numpyro", "bilby", "cobaya")
+    code = f"import sys, fusions; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"

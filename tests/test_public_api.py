@@ -5,7 +5,10 @@ import pytest
 import fusions
 from fusions import kernels, plot, priors
 
-NAMES = {"FusionsError", "Prior", "Problem", "Refine", "attach", "Result", "Status", "kernels", "merge", "nested", "plot", "priors", "run"}
+NAMES = {
+    "FusionsError", "Prior", "Problem", "Refine", "attach", "from_numpyro", "Result", "Status", "kernels", "merge", "nested", "plot",
+    "priors", "run",
+}  # fmt: skip
 KERNELS = {"Cycle", "FlowKernel", "HitAndRun", "Jump", "Mixture", "RandomWalk"}
 PLOTS = {
     "animate", "budget_plot", "corner", "evidence_plot", "flow_plot", "insertion_plot", "level_plot", "page", "run_plot", "save_all",
