@@ -93,9 +93,9 @@ def test_outputs_are_those_announced_to_bilby_pipe(undisturbed):
     assert {"result.json", "journal.bin"} <= set(os.listdir(directory))
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def handlers():
-    """Put signal handlers back, which bilby leaves behind when it exits."""
+    """Put signal handlers back, which bilby leaves behind when a sampler exits or raises."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
     before = [signal.getsignal(number) for number in numbers]
     yield
@@ -103,7 +103,6 @@ def handlers():
         signal.signal(number, handler)
 
 
-@pytest.mark.usefixtures("handlers")
 @pytest.mark.parametrize("npool", [1, 2])
 def test_interrupt_saves_exits_and_resumes(undisturbed, npool, tmp_path):
     """SIGINT out of the likelihood, then the same call again: the numbers of an undisturbed run with one process."""
