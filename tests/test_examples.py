@@ -34,6 +34,7 @@ def test_example_is_short(name):
     assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) < LONGEST
 
 
+@pytest.mark.usefixtures("nested_alone")
 @pytest.mark.parametrize("name", ["gaussian", "rosenbrock"])
 def test_example(name, capsys):
     module = importlib.import_module(name)
@@ -69,6 +70,7 @@ def test_custom_prior_example(capsys):
     assert "exact" in capsys.readouterr().out
 
 
+@pytest.mark.calibration
 @pytest.mark.usefixtures("nested_alone")
 def test_exoplanet_example(capsys):
     module = importlib.import_module("exoplanet_rv")
