@@ -46,7 +46,7 @@ class Refine:
     flow : settings of the flows.
     """
 
-    error: float = 0.01
+    error: float = 0.015
     max_rounds: int = 12
     max_draws: int = 32 * BATCH
     flow: Any = MixtureCNF()
