@@ -35,7 +35,7 @@ def test_example_is_short(name):
 
 
 @pytest.mark.usefixtures("nested_alone")
-@pytest.mark.parametrize("name", ["gaussian", "rosenbrock"])
+@pytest.mark.parametrize("name", [pytest.param("gaussian", marks=pytest.mark.calibration), "rosenbrock"])
 def test_example(name, capsys):
     module = importlib.import_module(name)
     assert_right(module.main(n_live=N_LIVE), module.LOG_Z)
@@ -61,6 +61,7 @@ def test_pool_example(capsys):
     assert "4 workers (processes)" in capsys.readouterr().out
 
 
+@pytest.mark.calibration
 @pytest.mark.usefixtures("nested_alone")
 def test_custom_prior_example(capsys):
     module = importlib.import_module("custom_prior")
