@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent / "tests"), str(HERE.parent / "examples")]
+sys.path[:0] = [str(HERE), str(HERE.parent / "tests"), str(HERE.parent / "examples")]
 
 import oracles  # noqa: E402
+from quantities import measured, quantities  # noqa: E402
 
 import fusions  # noqa: E402
 from fusions.flows.cnf import CNF  # noqa: E402
@@ -36,8 +37,8 @@ CONFIGS = {
     "calls": (("rosenbrock4", "shells5", "gauss_corr10", "rosenbrock10"), 3, {"n_live": 1000}),
 }
 REFINED = {
-    "rosenbrock2": 300, "rosenbrock4": 500, "shells2": 300, "eggbox": 800, "rv_a6": 400, "loggamma10": 500, "shells10": 500,
-    "mixture10": 800,
+    "rosenbrock2": 300, "rosenbrock4": 500, "shells2": 300, "eggbox": 800, "rv_a6": 400, "loggamma10": 400, "shells10": 400,
+    "mixture10": 400, "box_funnel10": 400, "rosenbrock10": 500, "linear_gaussian32": 400,
     **{f"eprv3_set{i}_planets{n}": 500 for n in (0, 1) for i in (1, 2, 3, 4)},
 }  # fmt: skip
 HEAD = "| problem | seeds | exact | mean ln Z | rms error | mean claimed | mean pull | sd pull | worst | calls | s | gate |"
@@ -53,6 +54,7 @@ REFINED_COLUMNS = (
     "problem", "n_live", "seeds", "rms volumes", "importance: rms, claimed, pull", "bridge: rms, pull", "headline: rms, pull", "warned",
     "calls", "s",
 )  # fmt: skip
+QUANTITY_HEAD = "| problem | quantity | exact | mean over seeds | relative error of the mean | spread of seeds |"
 
 
 def oracle(name):
@@ -88,13 +90,16 @@ def run(config, seeds, only, first):
                 "seconds": round(time.perf_counter() - start, 1), "date": time.strftime("%Y-%m-%d"),
             }  # fmt: skip
             if refined:
-                row |= {key: (result.refined or {}).get(key) for key in ("importance", "bridge", "coverage", "ess", "khat", "n_draws")}
+                row |= {
+                    key: (result.refined or {}).get(key) for key in ("importance", "bridge", "coverage", "ess", "khat", "n_draws", "chains")
+                }
                 volumes = result.evidence.logZ, result.evidence.logZ_err
                 row |= {
                     "n_live": REFINED[name],
                     "volumes": volumes,
                     "headline": result.headline.name,
                     "warnings": len(result.headline.warnings),
+                    "quantities": measured(name, *result.posterior),
                 }
             ROWS.parent.mkdir(exist_ok=True)
             with ROWS.open("a") as file:
@@ -175,7 +180,24 @@ def refined_table(rows):
             sum(warned(r) for r in mine), f"{calls:,.0f}", f"{seconds:.0f}",
         ]  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return [*lines, ""] if rows else []
+    return [*lines, "", *quantity_table(rows)] if rows else []
+
+
+def quantity_table(rows):
+    """Tabulate posterior probabilities and means of the headline against their exact values."""
+    lines = [
+        "Posterior probabilities and means (`quantities.py`), from the points that the headline comes from.",
+        "",
+        QUANTITY_HEAD,
+        "|---" * 6 + "|",
+    ]
+    for name in dict.fromkeys(r["problem"] for r in rows):
+        mine = [r for r in rows if r["problem"] == name]
+        for label, (_, exact) in quantities(name).items():
+            found = np.array([r["quantities"][label] for r in mine])
+            spread = found.std(ddof=1) if len(found) > 1 else np.nan
+            lines.append(f"| {name} | {label} | {exact:.4g} | {found.mean():.4g} | {found.mean() / exact - 1:+.1%} | {spread:.2g} |")
+    return [*lines, ""]
 
 
 def main():

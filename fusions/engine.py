@@ -91,7 +91,7 @@ def make_tools(problem, settings, layout=ALONE):
 @functools.lru_cache(maxsize=16)
 def _tools(problem, settings, layout):
     space, evaluator, traces = problem.space()._replace(layout=layout), make_evaluator(problem, layout), Counter()
-    flow, counted = settings.flow.build(space), _counting(traces, layout)
+    flow, kernel, counted = settings.flow.build(space), settings.kernel.build(space), _counting(traces, layout)
 
     def host(function):
         return lambda *args: np.asarray(function(*args), np.float64)
@@ -113,7 +113,12 @@ def _tools(problem, settings, layout):
         return logL, blobs, inside, int(wanted.sum())
 
     roundtrip = host(counted("roundtrip", lambda key, state: flow.roundtrip(key, state, BATCH)))
-    return Tools(counted("init", flow.init), fit, lambda *args: np.asarray(draw(*args)), roundtrip, host(logq), target, logprior), traces
+    moves = kernel._replace(
+        **{name: counted(name, getattr(kernel, name)) for name in ("init_params", "tune", "propose", "accept")},
+        init=counted("start", kernel.init),
+    )
+    init = counted("init", flow.init)
+    return Tools(init, fit, lambda *args: np.asarray(draw(*args)), roundtrip, host(logq), target, logprior, moves, space.periodic), traces
 
 
 def _blank_info(kernel, space):

@@ -75,6 +75,12 @@ def choose(volumes, refined, memory=0.0):
             f"importance sampling ({logZ:.3f} +- {err:.3f}) and volumes ({volumes[0]:.2f} +- {volumes[1]:.2f}) disagree: one of them lost "
             "or never found a part of the posterior. Run again with another seed and twice the live points."
         )
+    if not refined["chains"]["settled"]:
+        faults.append(
+            f"the chains at the posterior still drift after {refined['chains']['n_moves']:,} moves "
+            f"({refined['chains']['drift']:.1f} standard errors): a part of it fills slowly, and "
+            "what the flows did not reach is missing. Run again with twice the live points."
+        )
     share = refined["ess"] / refined["n_draws"]
     if share < SURE_SHARE:
         faults.append(

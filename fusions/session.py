@@ -170,15 +170,18 @@ class Session:
             points, rng = self.ledger.points(self.mark.nested), generator(self.mark.rng)
             tools = tools._replace(target=self._remembered(tools.target))
             if not expired():
-                found = refinement.refine(self.k_refine, rng, self.refine, tools, points, budget, self._spent, expired)
+                found = refinement.refine(self.k_refine, rng, self.refine, tools, points, budget, self._most(limits), self._spent, expired)
         self.ledger.seconds["refine"] = before + time.perf_counter() - start
         self.n_compiled += sum(traces.values()) - n_traced
         self.refined = self._refined_fields(found) if found is not None else None
 
     def _budget(self, limits):
         """Return the likelihood calls that the refine phase may spend."""
-        budget = max(self.mark.n_calls, refinement.LEAST_BUDGET)
-        return budget if limits.max_calls is None else min(budget, int(limits.max_calls) - self.mark.n_calls)
+        return min(max(self.mark.n_calls, refinement.LEAST_BUDGET), self._most(limits))
+
+    def _most(self, limits):
+        """Return the likelihood calls that are left by `max_calls`."""
+        return np.inf if limits.max_calls is None else int(limits.max_calls) - self.mark.n_calls
 
     def _remembered(self, target):
         """Keep what a likelihood gave for each batch of draws, so that a resumed refine phase need not ask it again."""
@@ -202,6 +205,7 @@ class Session:
             "importance": (found.importance.logZ, found.importance.logZ_err), "bridge": found.bridge, "coverage": found.coverage,
             "ess": found.importance.ess, "khat": found.importance.khat, "n_draws": len(found.draws.x),
             "n_calls": self.ledger.n_calls - self.mark.n_calls, "ode_error": found.ode_error, "rounds": found.rounds.tolist(),
+            "chains": {"n_moves": found.chains.n_moves, "drift": found.chains.drift, "settled": found.chains.settled},
             "settings": repr(self.refine),
         }  # fmt: skip
         draws = {"draws": theta_of(self.problem, found.draws.x, found.draws.blobs), "draws_logw": found.draws.logw}

@@ -112,6 +112,8 @@ def _estimate_lines(result):
     lines += _line("  importance", with_error(logZ, err), f"{'covered mass':<{RIGHT}}{covered}")
     draws = f"{r['ess']:,.0f} of {r['n_draws']:,} draws; k-hat {r['khat']:.2f}"
     lines += _line("  bridge", with_error(*r["bridge"]), f"{'ESS':<{RIGHT}}{draws}")
+    chains = f"{r['chains']['n_moves']:,} moves each; {'settled' if r['chains']['settled'] else 'still drifting'}"
+    lines += _line("  chains", chains)
     budget = f"shrinkage {e.logZ_err:.2g}, importance {err:.2g}, coverage {gap_err:.2g}, ODE {r['ode_error']:.1g}"
     return lines + _line("  error sources", f"{budget} nats")
 

@@ -99,7 +99,7 @@ def test_bootstrap_has_the_scatter_of_independent_runs():
 
 GOOD = {
     "importance": (-1.0, 0.01), "bridge": (-1.0, 0.01), "coverage": (0.0, 0.01), "khat": 0.3, "ess": 1500.0, "n_draws": 2048,
-    "rounds": [[-1.1, 0.1, 0.3], [-1.01, 0.01, 0.7]],
+    "rounds": [[-1.1, 0.1, 0.3], [-1.01, 0.01, 0.7]], "chains": {"n_moves": 32, "drift": 1.2, "settled": True},
 }  # fmt: skip
 
 
@@ -113,6 +113,7 @@ GOOD = {
         ({"ess": 100.0, "n_draws": 120}, "volumes", "few draws carry"),
         ({"coverage": (0.05, 0.01)}, "volumes", "importance and bridge sampling differ by +0.050"),
         ({"rounds": [[-1.2, 0.01, 0.7]]}, "volumes", "the last two rounds differ"),
+        ({"chains": {"n_moves": 999, "drift": 7.5, "settled": False}}, "importance", "still drift after 999 moves"),
         ({"importance": (-2.0, 0.01), "rounds": [[-2.0, 0.01, 0.7]]}, "importance", "disagree: one of them lost"),
     ],
 )

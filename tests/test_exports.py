@@ -27,7 +27,8 @@ def refined(result):
     draws = np.column_stack([x := rng.normal(size=(4000, 4)), (x**2).sum(1)])
     found = {
         "importance": (result.logZ, 0.01), "bridge": (result.logZ, 0.02), "coverage": (0.0, 0.02), "ess": 3000.0, "khat": 0.1,
-        "n_draws": 4000, "n_calls": 4000, "ode_error": 1e-4, "rounds": [[result.logZ, 0.02, 0.7]], "settings": "Refine()",
+        "n_draws": 4000, "n_calls": 4000, "ode_error": 1e-4, "rounds": [[result.logZ, 0.02, 0.7]],
+        "chains": {"n_moves": 32, "drift": 1.0, "settled": True}, "settings": "Refine()",
     }  # fmt: skip
     return replace(result, refined=found, draws=draws, draws_logw=rng.normal(scale=0.3, size=4000))
 

@@ -1,8 +1,8 @@
 """Refine an evidence: fit flows to the posterior, draw from them, and estimate ln Z by importance and by bridge sampling.
 
-The nested run's points form two folds, after the halves of the live points. Each fold trains one flow, and is the posterior sample that
-bridge sampling sets against draws of the *other* flow. Draws come from the equal mixture of both; those of the adaptation rounds join
-the training of the next, and the reported figures use fresh draws from frozen flows.
+The nested run's points form two folds, after the halves of the live points; chains at the posterior go on from them. Each fold trains
+one flow, and its chains are the posterior sample that bridge sampling sets against draws of the *other* flow. Draws come from the equal
+mixture of both; those of the adaptation rounds join the training of the next, and the reported figures use fresh draws from frozen flows.
 """
 
 import dataclasses
@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from fusions.algorithms.chains import Chains, run_chains
 from fusions.estimators import TRUSTED_KHAT, Importance, bridge, importance
-from fusions.evidence import bootstrap
 from fusions.flows.mixture import MixtureCNF
+from fusions.kernels import Jump
 from fusions.numerics import effective_sample_size, logsumexp, systematic_resample
 
 TRAIN_ROWS = 8192  # rows of a training set
-BRIDGE_ROWS = 2048  # posterior points per fold in the bridge
 HOLD_EVERY = 8
 BATCH = 512
 FITS = 2  # of each fold whose flows share the draws: what one fit misses another may have
@@ -31,6 +31,8 @@ N_BOOTSTRAP = 64
 INFORMATION = (0.6, 0.3)  # of two tempered targets, relative to that of the posterior
 TARGET_SHARES = (0.7, 0.15, 0.15)  # of the posterior and of these in the training set
 NESTED_TRUST = 0.25  # weight of nested points relative to their effective size
+CHAIN_BUDGET = 2  # budgets that chains may spend until they have settled
+LEAST_LEFT = 0.5  # of the budget that is left after the chains
 PATIENCE = 5  # rounds without a better effective fraction before adaptation ends
 
 
@@ -44,12 +46,14 @@ class Refine:
     max_rounds : most adaptation rounds.
     max_draws : most draws of the final estimate.
     flow : settings of the flows.
+    kernel : settings of the kernel of the chains at the posterior.
     """
 
     error: float = 0.015
     max_rounds: int = 12
     max_draws: int = 32 * BATCH
     flow: Any = MixtureCNF()
+    kernel: Any = Jump(slides=0.6)
 
 
 class Tools(NamedTuple):
@@ -64,6 +68,8 @@ class Tools(NamedTuple):
     logq : (state, x (BATCH, d)) -> (BATCH,).
     target : x (BATCH, d) -> (logL (BATCH,), blobs, logprior (BATCH,), likelihood calls).
     logprior : x (n, d) -> (n,), of any length.
+    kernel : `Kernel` of the chains.
+    periodic : d flags.
     """
 
     init: Callable
@@ -73,6 +79,8 @@ class Tools(NamedTuple):
     logq: Callable
     target: Callable
     logprior: Callable
+    kernel: Any
+    periodic: tuple
 
 
 class Draws(NamedTuple):
@@ -106,6 +114,7 @@ class Refined(NamedTuple):
     rounds : (rounds, 3) ln Z, its error, and the effective fraction of the draws of each adaptation round.
     draws : the final `Draws`.
     flows : what they were drawn from, a pair of flow states (one per fold) for each fit.
+    chains : `Chains` at the posterior.
     """
 
     importance: Importance
@@ -115,9 +124,10 @@ class Refined(NamedTuple):
     rounds: np.ndarray
     draws: Draws
     flows: list
+    chains: Chains
 
 
-def refine(key, rng, settings, tools, points, budget, spent, expired):
+def refine(key, rng, settings, tools, points, budget, most, spent, expired):
     """Run the refine phase.
 
     Parameters
@@ -127,23 +137,27 @@ def refine(key, rng, settings, tools, points, budget, spent, expired):
     settings : Refine
     tools : Tools
     points : `Points` of the nested run.
-    budget : likelihood calls that may be spent.
+    budget : likelihood calls that shall be spent; chains that have not settled may take more.
+    most : likelihood calls that may be spent.
     spent : called with the number of likelihood calls when they are made.
     expired : () -> whether time is up; the final draws are still made.
 
     Returns
     -------
-    Refined, or None if the budget does not allow two rounds.
+    Refined, or None if the budget is too small.
     """
-    per_round = UNIT * int(np.clip(budget * ROUND_SHARE / UNIT, 1, 4))
-    if budget < 2 * per_round:
+    if budget < 4 * UNIT:
         return None
-    k_init, k_rounds, k_final, k_check = jax.random.split(key, 4)
+    k_init, k_rounds, k_final, k_check, k_chains = jax.random.split(key, 5)
+    most_chains = min(CHAIN_BUDGET * budget, most // 2)
+    chains = run_chains(k_chains, rng, tools.kernel, tools.target, points, tools.periodic, budget, most_chains, spent, expired)
+    budget = int(min(max(budget - chains.n_calls, LEAST_LEFT * budget), most - chains.n_calls))
+    per_round = UNIT * int(np.clip(budget * ROUND_SHARE / UNIT, 1, 4))
     flows = [[tools.init(k) for k in jax.random.split(k_init)]]
     rounds, history, betas, best_share, left = [], [], betas_of(points), 0.0, budget
     for i in range(settings.max_rounds):
         k_fit, k_draw = jax.random.split(jax.random.fold_in(k_rounds, i))
-        flows = [_train(k_fit, rng, tools, flows[0], points, rounds, betas), *(flows[: FITS - 1] if i else [])]
+        flows = [_train(k_fit, rng, tools, flows[0], points, chains, rounds, betas), *(flows[: FITS - 1] if i else [])]
         rounds.append(draw(k_draw, tools, flows, per_round, spent))
         now = importance(rounds[-1].logw)
         if now.ess / per_round >= best_share:
@@ -156,8 +170,8 @@ def refine(key, rng, settings, tools, points, budget, spent, expired):
     draws = draw(k_final, tools, best, whole_units(min(wanted, left)), spent)
     estimate = importance(draws.logw)
     ode_error = float(np.sqrt(np.mean(tools.roundtrip(k_check, best[0][0]) ** 2)))
-    bridged, coverage = _bridge(rng, tools, best, points, draws, estimate.logZ)
-    return Refined(estimate, bridged, coverage, ode_error, np.array(history), draws, best)
+    bridged, coverage = _bridge(rng, tools, best, chains, draws, estimate.logZ)
+    return Refined(estimate, bridged, coverage, ode_error, np.array(history), draws, best, chains)
 
 
 def whole_units(n):
@@ -176,18 +190,20 @@ def _settled(history, khat):
     return len(shares) > PATIENCE and max(shares[-PATIENCE:]) < 1.1 * max(shares[:-PATIENCE])
 
 
-def _train(key, rng, tools, states, points, rounds, betas):
-    """Fit each flow to the nested points of its fold and the draws of the rounds, at the posterior and at two `betas` before it.
+def _train(key, rng, tools, states, points, chains, rounds, betas):
+    """Fit each flow to the points and chains of its fold and to the draws of the rounds, at the posterior and at two `betas` before it.
 
     At each beta a set of points counts by its effective size; nested points by less, since the masses of their modes drift.
     """
     out = []
     for fold, k in enumerate(jax.random.split(key)):
         nested = points.fold == fold
-        x = np.concatenate([points.x[nested], *(r.x for r in rounds)])
+        chain_x, chain_logL, _ = chains.thinned().of_fold(fold)
+        x = np.concatenate([points.x[nested], chain_x, *(r.x for r in rounds)])
         target = np.full(len(x), -np.inf)
         for share, beta in zip(TARGET_SHARES, (1.0, *betas), strict=True):
             sets = [_shared(_at(points.logw, points.logL, beta)[nested]) + np.log(NESTED_TRUST)]
+            sets += [_shared(_at(np.zeros(len(chain_x)), chain_logL, beta))]
             sets += [_shared(_truncated(_at(r.logw, r.logL, beta))) for r in rounds]
             logw = np.concatenate(sets)
             target = np.logaddexp(target, logw - logsumexp(logw) + np.log(share))
@@ -268,27 +284,25 @@ def draw(key, tools, flows, n, spent):
     return Draws(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def _bridge(rng, tools, flows, points, draws, logZ_importance):
-    """Bridge each fold with the flow of the other; errors by resampling threads of live points, their volumes, and draws.
+def _bridge(rng, tools, flows, chains, draws, logZ_importance):
+    """Bridge the chains of each fold with the flows of the other; errors by resampling chains and draws.
 
-    Threads share ancestors, so that resampling them misses the drift of mode masses; the difference of the folds, which share none,
-    is added in quadrature.
+    Chains share ancestors, so that resampling them misses an error of mode masses; the difference of the folds, which share none, is
+    added in quadrature.
     """
     folds = []
     for fold in (0, 1):
-        pick = np.flatnonzero((points.fold == fold) & np.isfinite(points.logw))
-        pick = pick[systematic_resample(rng, points.logw[pick], BRIDGE_ROWS)]
-        x = points.x[pick]
-        logw = tools.logprior(x) + points.logL[pick] - _logq(tools, flows, 1 - fold, x)
-        folds.append((pick, logw, draws.logw_own[draws.fold == 1 - fold]))
-    parts = [bridge(logw, np.ones(len(pick)), theirs) for pick, logw, theirs in folds]
+        x, logL, chain = chains.of_fold(fold)
+        logw = tools.logprior(x) + logL - _logq(tools, flows, 1 - fold, x)
+        folds.append((chain, logw, draws.logw_own[draws.fold == 1 - fold]))
+    parts = [bridge(logw, np.ones(len(logw)), theirs) for _, logw, theirs in folds]
     logZ, scatter = np.mean(parts), abs(parts[1] - parts[0]) / 2
     replicas, w = [], np.exp(draws.logw - draws.logw.max())
-    for weights in bootstrap(rng, points, N_BOOTSTRAP):
+    for _ in range(N_BOOTSTRAP):
         noise = rng.standard_exponential(len(w))
         values = [
-            bridge(logw, weights[pick] / np.exp(points.logw[pick]) + 1e-300, theirs, noise[draws.fold == 1 - fold])
-            for fold, (pick, logw, theirs) in enumerate(folds)
+            bridge(logw, rng.standard_exponential(chain.max() + 1)[chain], theirs, noise[draws.fold == 1 - fold])
+            for fold, (chain, logw, theirs) in enumerate(folds)
         ]
         replicas.append((np.mean(values), np.log(noise @ w / noise.sum()) + draws.logw.max()))
     replicas = np.array(replicas)

@@ -1,4 +1,4 @@
-"""Jumps between the components of a Gaussian mixture, which carry chains from mode to mode."""
+"""Moves along a Gaussian mixture: jumps between its components carry chains from mode to mode, slides carry them along a ridge."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -23,14 +23,27 @@ from fusions.flows.path import wrap
 from fusions.kernels.base import Kernel, KernelInfo, walk_length
 
 EM_ITERATIONS = 6  # per tuning, from the last one's components and from far points
+SLIDE_DECADES = (-0.3, 0.7)  # log10 of the scale of slides, in standard deviations along the axis
 
 
 class JumpParams(NamedTuple):
-    """Whitening, shift (d,) and lower triangular scale (d, d), and the components in whitened coordinates."""
+    """Whitening, shift (d,) and lower triangular scale (d, d), the components in whitened coordinates, and their principal axes.
+
+    Column a of `axes[k]` (d, d) is an axis of component k, `widths[k, a]` the standard deviation along it.
+    """
 
     shift: Any
     scale: Any
     base: Components
+    axes: Any
+    widths: Any
+
+
+def with_axes(params):
+    """Enter the principal axes of the components."""
+    factors = params.base.factors
+    variances, axes = jnp.linalg.eigh(factors @ jnp.swapaxes(factors, 1, 2))
+    return params._replace(axes=axes, widths=jnp.sqrt(jnp.maximum(variances, jnp.finfo(variances.dtype).tiny)))
 
 
 class JumpMoves(NamedTuple):
@@ -50,20 +63,25 @@ class JumpMoves(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Jump:
-    """Jumps from a component of a Gaussian mixture to the same place in another one.
+    """Jumps from a component of a Gaussian mixture to the same place in another one, and slides along axes of the own one.
 
     A chain at x takes a component i with its share r_i(x) of the mixture's density, and another component j with equal chance. Expressed
     in the units of i, z = A_i^-1 (x - m_i), it goes to x' = m_j + A_j z, and is accepted with min(1, prior(x') r_j(x') det A_j /
     (prior(x) r_i(x) det A_i)). Modes far apart exchange chains however narrow they are, so that their masses do not drift.
 
+    A slide keeps the component and moves x along one of its principal axes a, chosen with chance proportional to the variance along it,
+    by a normal step of a random scale; it is accepted with min(1, prior(x') r_i(x') / (prior(x) r_i(x))).
+
     Attributes
     ----------
-    n_moves : jumps per walk (times its effort).
+    n_moves : moves per walk (times its effort).
     components : number of Gaussians, fitted to the population; None for 120 / d within 8 and 24, as covariances need points.
+    slides : chance that a move is a slide.
     """
 
     n_moves: int = 1
     components: int | None = None
+    slides: float = 0.0
 
     def build(self, space) -> Kernel:
         """Make the kernel's functions for a `Space`."""
@@ -74,15 +92,15 @@ class Jump:
         def fitted(key, population, params):
             shift, scale = whiten(population.x, population.weights, space.periodic)
             known = rescaled(params.base, space.wrap(params.shift - shift), scale, params.scale)
-            new = JumpParams(shift, scale, known)
+            new = params._replace(shift=shift, scale=scale)
             y, period = whitened(new, population.x), period_of(new)
-            return new._replace(base=fit_components(key, y, population.weights, known, period, EM_ITERATIONS))
+            return with_axes(new._replace(base=fit_components(key, y, population.weights, known, period, EM_ITERATIONS)))
 
         def init_params(key, population):
             dtype = population.x.dtype
             scale = jnp.diag(jnp.where(circle, jnp.pi, 1.0).astype(dtype))
-            blank = JumpParams(jnp.zeros(space.dim, dtype), scale, standard_components(n_components, space.dim, dtype))
-            return fitted(key, population, blank)
+            base = standard_components(n_components, space.dim, dtype)
+            return fitted(key, population, JumpParams(jnp.zeros(space.dim, dtype), scale, base, base.factors, base.means))
 
         def tune(key, population, params, info):
             del info
@@ -94,8 +112,16 @@ class Jump:
             length = walk_length(self.n_moves, walkers.effort)
             return JumpMoves(params, walkers.x, logprior, walkers.x, logprior, walkers.active, length, zero, zero, zero)
 
+        def slid(key, params, y, i):
+            """Choose which chains slide, and move y (n, d) along an axis of components i (n,)."""
+            k_which, k_axis, k_scale, k_step = jax.random.split(key, 4)
+            a = jax.random.categorical(k_axis, 2 * jnp.log(params.widths[i]))
+            step = jax.random.normal(k_step, i.shape, y.dtype) * 10 ** jax.random.uniform(k_scale, i.shape, y.dtype, *SLIDE_DECADES)
+            moved = y + params.axes[i, :, a] * (step * params.widths[i, a])[:, None]
+            return jax.random.uniform(k_which, i.shape) < self.slides, moved
+
         def propose(key, s):
-            k_from, k_to, k_accept = jax.random.split(key, 3)
+            k_from, k_to, k_accept, k_slide = jax.random.split(key, 4)
             base, period, n = s.params.base, period_of(s.params), len(s.x)
             inverse, rows = inverse_factors(base), jnp.arange(n)
             z = standardised(inverse, base, whitened(s.params, s.x), period)
@@ -104,6 +130,9 @@ class Jump:
             j = (i + 1 + jax.random.randint(k_to, (n,), 0, n_components - 1, i.dtype)) % n_components
             y = spread_out(base, j, z[rows, i])
             reversible = jnp.all(jnp.abs(y - base.means[j]) < period / 2, axis=1)
+            if self.slides:
+                sliding, moved = slid(k_slide, s.params, whitened(s.params, s.x), i)
+                y, j, reversible = jnp.where(sliding[:, None], moved, y), jnp.where(sliding, i, j), reversible | sliding
             back = log_shares(base, standardised(inverse, base, wrap(y, period), period))
             x = space.wrap(s.params.shift + y @ s.params.scale.T)
             logprior, volume = space.logprior(x), log_volume(base)

@@ -33,6 +33,7 @@ TABLE = {
     "slice": SLICE,
     "walk": STEPS,
     "jump": Jump(n_moves=4, components=6),
+    "slide": Jump(n_moves=6, components=6, slides=0.7),
     "cycle": Cycle((FLOW, SLICE)),
     "mixture": Mixture((STEPS, SLICE), (0.4, 0.6), n_draws=3),
 }

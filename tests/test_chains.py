@@ -1,0 +1,107 @@
+"""Chains at the posterior: they keep it, refill what live points lost, and say so while they drift."""
+
+import jax
+import numpy as np
+import oracles
+import pytest
+from scipy.special import ndtri
+
+from fusions.algorithms.chains import CHAINS, FALSE_ALARM, KEPT, Chains, _drift, run_chains
+from fusions.algorithms.refine import Refine
+from fusions.engine import make_tools
+from fusions.evidence import Points
+
+WEIGHTS = np.array([0.4, 0.3, 0.2, 0.1])  # of the modes of the oracle `mixture`
+
+
+def never():
+    """Tell that there is time left."""
+    return False
+
+
+def nested_points(problem, theta, width=20.0):
+    """Make points of equal weight at theta (n, d), as a nested run would leave them; both folds have each mode."""
+    x = ndtri(theta / width + 0.5).astype(np.float32)
+    logL = np.asarray(jax.vmap(lambda row: problem.call_one(problem.prior.theta(row))[0])(x), float)
+    n, none = len(x), np.full(len(x), np.nan)
+    return Points(x, logL, none, np.arange(n), np.arange(n) // 4 % 2, np.full(n, -np.log(n)))
+
+
+@pytest.fixture(scope="module")
+def mixture():
+    """Run chains on four modes of unequal mass in 3-D from points that have equal masses."""
+    problem = oracles.mixture(3).problem
+    _, _, centres = oracles.mixture_modes(3)
+    rng = np.random.default_rng(0)
+    theta = centres[np.arange(800) % 4] + 0.5 * rng.standard_normal((800, 3))
+    tools, traces = make_tools(problem, Refine())
+    spent = []
+    start = nested_points(problem, theta)
+    chains = run_chains(jax.random.key(1), rng, tools.kernel, tools.target, start, tools.periodic, 400_000, 400_000, spent.append, never)
+    return problem, centres, chains, spent, traces
+
+
+def test_masses_of_modes_are_set_right(mixture):
+    problem, centres, chains, _, _ = mixture
+    theta = problem.prior.theta_rows(chains.x.reshape(-1, 3))
+    closest = np.argmin(np.sum((theta[:, None] - centres) ** 2, axis=2), axis=1)
+    found = np.bincount(closest, minlength=4) / len(theta)
+    # means over places of one chain are correlated: count the chains alone
+    np.testing.assert_allclose(found, WEIGHTS, atol=4 * np.sqrt(0.25 / CHAINS))
+
+
+def test_chains_count_their_calls_and_compile_once(mixture):
+    _, _, chains, spent, traces = mixture
+    assert sum(spent) == chains.n_calls <= chains.n_moves * CHAINS
+    assert chains.x.shape == (KEPT, CHAINS, 3)
+    assert traces["propose"] == traces["tune"] == 1
+    assert chains.settled
+
+
+def test_folds_keep_apart(mixture):
+    chains = mixture[2]
+    x, logL, chain = chains.of_fold(1)
+    assert x.shape == (KEPT * CHAINS // 2, 3)
+    np.testing.assert_array_equal(x[chain == 0], chains.x[:, 1])
+    np.testing.assert_array_equal(logL[chain == 0], chains.logL[:, 1])
+
+
+def test_a_lost_tail_fills_and_the_chains_know_that_it_is_not_full():
+    oracle = oracles.rosenbrock(4)
+    rng = np.random.default_rng(2)
+    theta = 0.05 * rng.standard_normal((400, 4))
+    tools, _ = make_tools(oracle.problem, Refine())
+    start = nested_points(oracle.problem, theta, width=10.0)
+    chains = run_chains(jax.random.key(3), rng, tools.kernel, tools.target, start, tools.periodic, 100_000, 100_000, lambda n: None, never)
+    last = oracle.problem.prior.theta_rows(chains.x.reshape(-1, 4))[:, 3]
+    assert np.mean(last) > 0.2  # exact 0.818, at the start 0
+    assert not chains.settled
+
+
+def test_budget_is_kept():
+    problem = oracles.mixture(2).problem
+    rng = np.random.default_rng(4)
+    tools, _ = make_tools(problem, Refine())
+    start = nested_points(problem, 5 + 0.5 * rng.standard_normal((400, 2)))
+    spent = []
+    chains = run_chains(jax.random.key(5), rng, tools.kernel, tools.target, start, tools.periodic, 3000, 3000, spent.append, never)
+    assert sum(spent) <= 3000
+    assert chains.n_moves >= 8
+
+
+@pytest.mark.parametrize(("slope", "settled"), [(0.0, True), (0.02, False)])
+def test_drift_is_seen(slope, settled):
+    rng, n = np.random.default_rng(6), 40
+    calm = 0
+    for _ in range(n):
+        x = rng.standard_normal((60, CHAINS, 3)) + slope * np.arange(60)[:, None, None]
+        calm += _drift(x, rng.standard_normal((60, CHAINS)), (False, True, False))[1]
+    expected = (1 - FALSE_ALARM) * settled * n
+    assert abs(calm - expected) <= 3 * np.sqrt(n * FALSE_ALARM * (1 - FALSE_ALARM)) * settled
+
+
+def test_thinned_places_are_far_apart():
+    x = np.arange(KEPT, dtype=float)[:, None, None] * np.ones((1, 2, 3))
+    few, many = (Chains(x, x[..., 0], np.arange(2), n, 0, 0.0, settled=True).thinned() for n in (20, 10_000))
+    assert few.x[:, 0, 0].tolist() == [KEPT - 1]
+    assert len(many.x) == KEPT
