@@ -6,7 +6,7 @@ import oracles
 import pytest
 from scipy.special import ndtri
 
-from fusions.algorithms.chains import CHAINS, FALSE_ALARM, KEPT, Chains, _drift, run_chains
+from fusions.algorithms.chains import FALSE_ALARM, FEWEST, KEPT, Chains, _drift, run_chains
 from fusions.algorithms.refine import Refine
 from fusions.engine import make_tools
 from fusions.evidence import Points
@@ -37,7 +37,9 @@ def mixture():
     tools, traces = make_tools(problem, Refine())
     spent = []
     start = nested_points(problem, theta)
-    chains = run_chains(jax.random.key(1), rng, tools.kernel, tools.target, start, tools.periodic, 400_000, 400_000, spent.append, never)
+    chains = run_chains(
+        jax.random.key(1), rng, tools.kernel, tools.target, start, start.logw, tools.periodic, 400_000, 400_000, spent.append, never
+    )
     return problem, centres, chains, spent, traces
 
 
@@ -47,13 +49,13 @@ def test_masses_of_modes_are_set_right(mixture):
     closest = np.argmin(np.sum((theta[:, None] - centres) ** 2, axis=2), axis=1)
     found = np.bincount(closest, minlength=4) / len(theta)
     # means over places of one chain are correlated: count the chains alone
-    np.testing.assert_allclose(found, WEIGHTS, atol=4 * np.sqrt(0.25 / CHAINS))
+    np.testing.assert_allclose(found, WEIGHTS, atol=4 * np.sqrt(0.25 / FEWEST))
 
 
 def test_chains_count_their_calls_and_compile_once(mixture):
     _, _, chains, spent, traces = mixture
-    assert sum(spent) == chains.n_calls <= chains.n_moves * CHAINS
-    assert chains.x.shape == (KEPT, CHAINS, 3)
+    assert sum(spent) == chains.n_calls <= chains.n_moves * FEWEST
+    assert chains.x.shape == (KEPT, FEWEST, 3)
     assert traces["propose"] == traces["tune"] == 1
     assert chains.settled
 
@@ -61,7 +63,7 @@ def test_chains_count_their_calls_and_compile_once(mixture):
 def test_folds_keep_apart(mixture):
     chains = mixture[2]
     x, logL, chain = chains.of_fold(1)
-    assert x.shape == (KEPT * CHAINS // 2, 3)
+    assert x.shape == (KEPT * FEWEST // 2, 3)
     np.testing.assert_array_equal(x[chain == 0], chains.x[:, 1])
     np.testing.assert_array_equal(logL[chain == 0], chains.logL[:, 1])
 
@@ -72,7 +74,9 @@ def test_a_lost_tail_fills_and_the_chains_know_that_it_is_not_full():
     theta = 0.05 * rng.standard_normal((400, 4))
     tools, _ = make_tools(oracle.problem, Refine())
     start = nested_points(oracle.problem, theta, width=10.0)
-    chains = run_chains(jax.random.key(3), rng, tools.kernel, tools.target, start, tools.periodic, 100_000, 100_000, lambda n: None, never)
+    chains = run_chains(
+        jax.random.key(3), rng, tools.kernel, tools.target, start, start.logw, tools.periodic, 100_000, 100_000, lambda n: None, never
+    )
     last = oracle.problem.prior.theta_rows(chains.x.reshape(-1, 4))[:, 3]
     assert np.mean(last) > 0.2  # exact 0.818, at the start 0
     assert not chains.settled
@@ -84,7 +88,9 @@ def test_budget_is_kept():
     tools, _ = make_tools(problem, Refine())
     start = nested_points(problem, 5 + 0.5 * rng.standard_normal((400, 2)))
     spent = []
-    chains = run_chains(jax.random.key(5), rng, tools.kernel, tools.target, start, tools.periodic, 3000, 3000, spent.append, never)
+    chains = run_chains(
+        jax.random.key(5), rng, tools.kernel, tools.target, start, start.logw, tools.periodic, 3000, 3000, spent.append, never
+    )
     assert sum(spent) <= 3000
     assert chains.n_moves >= 8
 
@@ -94,8 +100,8 @@ def test_drift_is_seen(slope, settled):
     rng, n = np.random.default_rng(6), 40
     calm = 0
     for _ in range(n):
-        x = rng.standard_normal((60, CHAINS, 3)) + slope * np.arange(60)[:, None, None]
-        calm += _drift(x, rng.standard_normal((60, CHAINS)), (False, True, False))[1]
+        x = rng.standard_normal((60, FEWEST, 3)) + slope * np.arange(60)[:, None, None]
+        calm += _drift(x, rng.standard_normal((60, FEWEST)), (False, True, False))[1]
     expected = (1 - FALSE_ALARM) * settled * n
     assert abs(calm - expected) <= 3 * np.sqrt(n * FALSE_ALARM * (1 - FALSE_ALARM)) * settled
 

@@ -13,7 +13,7 @@ import numpy as np
 from fusions.numerics import systematic_resample
 from fusions.types import Population, Walkers
 
-CHAINS = 256
+CHAINS_PER_DIM, FEWEST, MOST = 32, 128, 256  # chains
 SWEEP = 8  # moves between two fits of the kernel, later this share of all moves so far
 KEPT = 16  # places in the last half of each chain that are kept
 ROWS = 4096  # points that the kernel is fitted to
@@ -57,8 +57,8 @@ class Chains(NamedTuple):
         return x.reshape(-1, x.shape[-1]), logL.ravel(), np.tile(np.arange(len(mine)), len(x))
 
 
-def run_chains(key, rng, kernel, target, points, periodic, budget, most, spent, expired):
-    """Run chains from the posterior points of a nested run until they have settled or the budget is spent.
+def run_chains(key, rng, kernel, target, points, starts, periodic, budget, most, spent, expired):
+    """Run chains from the points of a nested run until they have settled or the calls are spent.
 
     Parameters
     ----------
@@ -66,6 +66,7 @@ def run_chains(key, rng, kernel, target, points, periodic, budget, most, spent, 
     kernel : `Kernel` of compiled functions.
     target : x (n, d) -> (logL (n,), blobs, logprior, likelihood calls); rows of nan cost no call.
     points : `Points` of the nested run.
+    starts : (N,) log weights with which chains start at them; wider than the posterior, so that modes which lost their points get some.
     periodic : d flags.
     budget : likelihood calls of the refine phase; chains that drift may take more.
     most : likelihood calls that may be spent.
@@ -76,10 +77,11 @@ def run_chains(key, rng, kernel, target, points, periodic, budget, most, spent, 
     -------
     Chains
     """
-    fold, start = np.arange(CHAINS) % 2, np.empty(CHAINS, int)
+    n_chains = int(np.clip(CHAINS_PER_DIM * points.x.shape[1], FEWEST, MOST))
+    fold, start = np.arange(n_chains) % 2, np.empty(n_chains, int)
     for f in (0, 1):
-        pick = np.flatnonzero((points.fold == f) & np.isfinite(points.logw))
-        start[fold == f] = pick[systematic_resample(rng, points.logw[pick], CHAINS // 2)]
+        pick = np.flatnonzero((points.fold == f) & np.isfinite(starts))
+        start[fold == f] = pick[systematic_resample(rng, starts[pick], n_chains // 2)]
     x, logL, used = points.x[start], points.logL[start], 0
     k_init, k_loop = jax.random.split(key)
     ones = np.ones(ROWS, points.x.dtype)
@@ -89,15 +91,15 @@ def run_chains(key, rng, kernel, target, points, periodic, budget, most, spent, 
         k_tune, k_walk = jax.random.split(jax.random.fold_in(k_loop, len(places)))
         params = kernel.tune(k_tune, Population(_rows(rng, points, places), ones), params, None)
         n_moves = max(SWEEP, len(places) // SWEEP)
-        effort, on = np.asarray(n_moves, x.dtype), np.ones(CHAINS, bool)
-        state = kernel.init(k_walk, params, Walkers(x, logL.astype(x.dtype), np.zeros((CHAINS, 0), x.dtype), on, effort))
+        effort, on = np.asarray(n_moves, x.dtype), np.ones(n_chains, bool)
+        state = kernel.init(k_walk, params, Walkers(x, logL.astype(x.dtype), np.zeros((n_chains, 0), x.dtype), on, effort))
         for i in range(n_moves):
             state, proposed, wanted = kernel.propose(jax.random.fold_in(k_walk, i), state)
             proposed, wanted = np.asarray(proposed), np.asarray(wanted)
             new_logL, _, _, n_calls = target(np.where(wanted[:, None], proposed, np.nan))
             spent(n_calls)
             used += n_calls
-            above = wanted & (new_logL > logL - rng.standard_exponential(CHAINS))
+            above = wanted & (new_logL > logL - rng.standard_exponential(n_chains))
             state, _ = kernel.accept(state, above)
             x, logL = np.where(above[:, None], proposed, x), np.where(above, new_logL, logL)
             places.append(x)
@@ -105,7 +107,7 @@ def run_chains(key, rng, kernel, target, points, periodic, budget, most, spent, 
         before = settled
         drift, settled = _drift(np.array(places), np.array(logLs), periodic)
         enough = len(places) >= LEAST_MOVES * x.shape[1] ** 2 or used > LEAST_SHARE * budget
-        if (enough and settled and before) or most - used < CHAINS * max(SWEEP, len(places) // SWEEP) or expired():
+        if (enough and settled and before) or most - used < n_chains * max(SWEEP, len(places) // SWEEP) or expired():
             break
     kept = np.linspace(len(places) // 2, len(places) - 1, KEPT).astype(int)
     return Chains(np.array([places[i] for i in kept]), np.array([logLs[i] for i in kept]), fold, len(places), used, drift, settled)
@@ -118,7 +120,7 @@ def _rows(rng, points, places):
     if not places:
         return nested
     late = places[len(places) // 2 :]
-    step, chain = rng.integers(len(late), size=ROWS - n), rng.integers(CHAINS, size=ROWS - n)
+    step, chain = rng.integers(len(late), size=ROWS - n), rng.integers(len(late[0]), size=ROWS - n)
     return np.concatenate([nested, np.array(late)[step, chain]])
 
 
@@ -135,4 +137,4 @@ def _drift(x, logL, periodic):
     third = len(x) // 3
     change = columns[-third:].mean(axis=0) - columns[-2 * third : -third].mean(axis=0)
     drift = float(np.max(np.abs(change.mean(axis=0)) / (change.std(axis=0, ddof=1) / np.sqrt(len(change)) + 1e-12)))
-    return drift, drift < NormalDist().inv_cdf(1 - 0.5 * FALSE_ALARM / change.shape[1])
+    return drift, bool(drift < NormalDist().inv_cdf(1 - 0.5 * FALSE_ALARM / change.shape[1]))

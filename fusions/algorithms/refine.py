@@ -29,6 +29,7 @@ FINAL_SHARE = 0.5  # of the budget that adaptation leaves to the final draws, if
 GOOD_SHARE = 0.5  # effective fraction of draws with which adaptation may end
 N_BOOTSTRAP = 64
 INFORMATION = (0.6, 0.3)  # of two tempered targets, relative to that of the posterior
+START_SHARES = (0.8, 0.1, 0.1)  # of chains that start from the posterior and from these
 TARGET_SHARES = (0.7, 0.15, 0.15)  # of the posterior and of these in the training set
 NESTED_TRUST = 0.25  # weight of nested points relative to their effective size
 CHAIN_BUDGET = 2  # budgets that chains may spend until they have settled
@@ -146,15 +147,19 @@ def refine(key, rng, settings, tools, points, budget, most, spent, expired):
     -------
     Refined, or None if the budget is too small.
     """
-    if budget < 4 * UNIT:
+    if budget < 3 * UNIT:
         return None
     k_init, k_rounds, k_final, k_check, k_chains = jax.random.split(key, 5)
-    most_chains = min(CHAIN_BUDGET * budget, most // 2)
-    chains = run_chains(k_chains, rng, tools.kernel, tools.target, points, tools.periodic, budget, most_chains, spent, expired)
+    betas = betas_of(points)
+    starts = np.logaddexp.reduce(
+        [np.log(s) + _normal(_at(points.logw, points.logL, b)) for s, b in zip(START_SHARES, (1.0, *betas), strict=True)]
+    )
+    most_chains = min(CHAIN_BUDGET * budget, most // 2, most - 2 * UNIT)
+    chains = run_chains(k_chains, rng, tools.kernel, tools.target, points, starts, tools.periodic, budget, most_chains, spent, expired)
     budget = int(min(max(budget - chains.n_calls, LEAST_LEFT * budget), most - chains.n_calls))
     per_round = UNIT * int(np.clip(budget * ROUND_SHARE / UNIT, 1, 4))
     flows = [[tools.init(k) for k in jax.random.split(k_init)]]
-    rounds, history, betas, best_share, left = [], [], betas_of(points), 0.0, budget
+    rounds, history, best_share, left = [], [], 0.0, budget
     for i in range(settings.max_rounds):
         k_fit, k_draw = jax.random.split(jax.random.fold_in(k_rounds, i))
         flows = [_train(k_fit, rng, tools, flows[0], points, chains, rounds, betas), *(flows[: FITS - 1] if i else [])]
@@ -206,9 +211,14 @@ def _train(key, rng, tools, states, points, chains, rounds, betas):
             sets += [_shared(_at(np.zeros(len(chain_x)), chain_logL, beta))]
             sets += [_shared(_truncated(_at(r.logw, r.logL, beta))) for r in rounds]
             logw = np.concatenate(sets)
-            target = np.logaddexp(target, logw - logsumexp(logw) + np.log(share))
+            target = np.logaddexp(target, _normal(logw) + np.log(share))
         out.append(tools.fit(k, states[fold], _training_rows(rng, x, target)))
     return out
+
+
+def _normal(logw):
+    """Normalise log weights."""
+    return logw - logsumexp(logw)
 
 
 def _at(logw, logL, beta):
@@ -221,12 +231,10 @@ def betas_of(points):
 
     Regions that live points lost on their way to the posterior are still among the points of earlier contours.
     """
-    base = _at(points.logw, points.logL, 0.0)
-    base -= logsumexp(base)
+    base = _normal(_at(points.logw, points.logL, 0.0))
 
     def information(beta):
-        logw = _at(points.logw, points.logL, beta)
-        logw -= logsumexp(logw)
+        logw = _normal(_at(points.logw, points.logL, beta))
         p = np.exp(logw)
         return float(np.sum(p[p > 0] * (logw - base)[p > 0]))
 
@@ -243,7 +251,7 @@ def betas_of(points):
 
 def _shared(logw):
     """Normalise log weights so that their sum is their effective sample size."""
-    return logw - logsumexp(logw) + np.log(effective_sample_size(logw)) if np.any(np.isfinite(logw)) else logw
+    return _normal(logw) + np.log(effective_sample_size(logw)) if np.any(np.isfinite(logw)) else logw
 
 
 def _truncated(logw):
