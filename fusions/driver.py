@@ -182,6 +182,10 @@ def _check_arguments(problem, algorithm, refine, max_calls, max_time, callback):
         value = getattr(refine, name)
         if not value > 0 or value < least:
             raise OptionError(f"Expected {name} of Refine to be {f'>= {least}' if least else '> 0'}, got {value!r}. Type fusions.Refine().")
+    if refine and (not hasattr(refine.kernel, "build") or isinstance(refine.kernel, type)):
+        raise OptionError(
+            f"Expected kernel of Refine to be a kernel, got {refine.kernel!r}. Type fusions.Refine(kernel=kernels.Jump(slides=0.6))."
+        )
     dim = problem.prior.dim
     if algorithm.n_live < 2 * dim:
         raise OptionError(

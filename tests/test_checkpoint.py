@@ -19,6 +19,7 @@ import fusions
 from fusions import checkpoint, kernels, resume, session
 from fusions import priors as pr
 from fusions.algorithms import refine as refinement
+from fusions.algorithms.chains import Chains
 from fusions.algorithms.refine import Refine
 from fusions.checkpoint import Checkpoint
 from fusions.errors import CheckpointError, LikelihoodError, OptionError, Status
@@ -188,7 +189,10 @@ def test_cost_that_was_timed_is_kept(monkeypatch, tmp_path):
 # The refine phase -------------------------------------------------------------------------------------------
 
 
-def cheap_refine(key, rng, settings, tools, points, budget, spent, expired):
+CHAINS = Chains(np.zeros((1, 2, 2)), np.zeros((1, 2)), np.arange(2), 8, 16, 0.0, settled=True)
+
+
+def cheap_refine(key, rng, settings, tools, points, budget, most, spent, expired):
     """Stand in for the refine phase: draws from the prior, in batches that depend on key, rng and the values before."""
     rounds, shift = [], 0.0
     for i in range(4):
@@ -201,7 +205,7 @@ def cheap_refine(key, rng, settings, tools, points, budget, spent, expired):
             break
     found = importance(rounds[-1].logw)
     history = np.array([(found.logZ, found.logZ_err, 0.5)])
-    return refinement.Refined(found, (0.0, 1.0), (0.0, 1.0), 0.0, history, rounds[-1], [])
+    return refinement.Refined(found, (0.0, 1.0), (0.0, 1.0), 0.0, history, rounds[-1], [], CHAINS)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
+import jax
 import numpy as np
 import pool_models
 import pytest
@@ -258,6 +259,15 @@ OPTIONS = [
     Fault("Refine(error=nan)", lambda t: run(refine=fusions.Refine(error=math.nan)), OptionError, "error of Refine to be > 0, got nan"),
     Fault("Refine(max_rounds=0)", lambda t: run(refine=fusions.Refine(max_rounds=0)), OptionError, "max_rounds of Refine to be >= 1"),
     Fault("Refine(max_draws=-5)", lambda t: run(refine=fusions.Refine(max_draws=-5)), OptionError, "max_draws of Refine to be >= 1"),
+    Fault("Refine(kernel=Jump)", lambda t: run(refine=fusions.Refine(kernel=kernels.Jump)), OptionError, "kernel of Refine to be a kernel"),
+    Fault("Jump(slides=2)", lambda t: kernels.Jump(slides=2), OptionError, "slides of Jump to be between 0 and 1, got 2"),
+    Fault("Jump(components=0)", lambda t: kernels.Jump(components=0), OptionError, "components of Jump to be a positive integer"),
+    Fault("devices=0", lambda t: run(devices=0), OptionError, "devices to be between 1 and"),
+    Fault('devices="cpu"', lambda t: run(devices="cpu"), OptionError, "a number, a list of JAX devices or None, got 'cpu'"),
+    Fault("devices=[]", lambda t: run(devices=[]), OptionError, "a number, a list of JAX devices or None"),
+    Fault("devices=[first, first]", lambda t: run(devices=jax.devices()[:1] * 2), OptionError, "different devices of one kind"),
+    Fault("max_batch=0", lambda t: run(max_batch=0), OptionError, "max_batch to be a positive number of rows or None, got 0"),
+    Fault("max_batch=1.5", lambda t: run(max_batch=1.5), OptionError, "max_batch to be a positive number of rows or None, got 1.5"),
     Fault("run(problem, nested)", lambda t: run(BOX, fusions.nested), OptionError, r"Expected fusions.nested\(...\), got"),
     Fault("run(problem, kernel)", lambda t: run(BOX, kernels.HitAndRun()), OptionError, r"Expected fusions.nested\(...\), got"),
     Fault("run(loglikelihood)", lambda t: run(pool_models.quiet), ProblemError, "Expected a fusions.Problem, got function"),

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fusions.errors import OptionError
 from fusions.flows.cnf import coordinates
 from fusions.flows.components import (
     Components,
@@ -20,7 +21,7 @@ from fusions.flows.components import (
 )
 from fusions.flows.matching import whiten
 from fusions.flows.path import wrap
-from fusions.kernels.base import Kernel, KernelInfo, walk_length
+from fusions.kernels.base import Kernel, KernelInfo, check_counts, walk_length
 
 EM_ITERATIONS = 6  # per tuning, from the last one's components and from far points
 SLIDE_DECADES = (-0.3, 0.7)  # log10 of the scale of slides, in standard deviations along the axis
@@ -82,6 +83,14 @@ class Jump:
     n_moves: int = 1
     components: int | None = None
     slides: float = 0.0
+
+    def __post_init__(self):
+        """Check the settings."""
+        check_counts(self, "n_moves")
+        if self.components is not None:
+            check_counts(self, "components")
+        if not 0 <= self.slides <= 1:
+            raise OptionError(f"Expected slides of Jump to be between 0 and 1, got {self.slides!r}. Type kernels.Jump(slides=0.5).")
 
     def build(self, space) -> Kernel:
         """Make the kernel's functions for a `Space`."""
