@@ -1,7 +1,7 @@
 """Compare samplers on the same problems by calls x squared error: one process and one JSON row per run; rerun to resume.
 
 python paper/benchmark.py run [--samplers NAME ...] [--problems NAME ...] [--seeds 5] [--setting NAME] [--n-live 500] [--limit 1800]
-python paper/benchmark.py table       # writes paper/benchmark.md from paper/results/benchmark.jsonl and peers.jsonl
+python paper/benchmark.py table       # writes paper/benchmark.md from paper/results/ and the refined runs of docs/results/calibration.jsonl
 
 Run it with an interpreter that has the sampler and jax (samplers: those of paper/samplers/); fusions need not be installed there.
 """
@@ -19,6 +19,7 @@ import numpy as np
 
 HERE = Path(__file__).parent
 ROWS, PEERS, PAGE = HERE / "results" / "benchmark.jsonl", HERE / "results" / "peers.jsonl", HERE / "benchmark.md"
+CALIBRATION, CALIBRATED = HERE.parent / "docs" / "results" / "calibration.jsonl", "as calibrated"
 OURS = "fusions"
 SAMPLERS = (OURS, "nautilus", "inessai", "pocomc", "nessai", "dynesty", "ultranest", "blackjax_nss")
 PROBLEMS = ("rosenbrock2", "rosenbrock4", "rosenbrock10", "shells5", "eggbox2", "funnel10", "mixture10")
@@ -32,6 +33,17 @@ def load(*paths):
     """Read rows; where two have the same key the later counts."""
     lines = [line for path in paths if path.exists() for line in path.read_text().splitlines()]
     return list({tuple(row[k] for k in KEY): row for row in map(json.loads, lines)}.values())
+
+
+def calibrated():
+    """Read the runs of fusions on the calibration page, whose number of live points differs between problems."""
+    from targets import NAMES
+
+    names = {oracle: problem for problem, oracle in NAMES.items()}
+    runs = [r for r in map(json.loads, CALIBRATION.read_text().splitlines()) if r["config"] == "refined"]
+    fixed = {"sampler": OURS, "setting": CALIBRATED, "status": "ok"}
+    rows = [r | fixed | {"problem": names.get(r["problem"], r["problem"])} for r in runs]
+    return [r for r in rows if r["problem"] in PROBLEMS]
 
 
 def append(row):
@@ -186,7 +198,9 @@ def verdict(table, setting, peer):
 
 def page(n_live):
     """Write benchmark.md."""
-    table, setting = scores(load(PEERS, ROWS)), f"n_live {n_live}"
+    mine = [r for r in load(ROWS) if r["sampler"] == OURS]
+    setting = f"n_live {n_live}" if mine else CALIBRATED
+    table = scores([*load(PEERS, ROWS), *calibrated()])
     columns = ("sampler, setting", "seeds", "calls", "mean error", "rms error", "claimed", "mean pull", "W", "68 % interval of W", "s")
     lines = [
         "# Side by side with public samplers", "",
@@ -197,8 +211,9 @@ def page(n_live):
         "error of 1 takes if errors fall with the root of the calls; small is good. Its interval is a bootstrap over seeds, too short with",
         "few; of one seed W itself is compared. All calls count, warm-up and refine phase too. A timeout or an error is a loss. nautilus",
         "claims no error; 1/sqrt(effective size) stands for it. Settings are listed in `samplers/`. A peer is compared by that of its",
-        "settings which has the smallest W on the problem, and by however few seeds: both flatter it. fusions has one setting for all",
-        f'problems, `nested(n_live={n_live}, cost="expensive")` with the refine phase.', "",
+        "settings which has the smallest W on the problem, and by however few seeds: both flatter it. The setting of fusions is",
+        f'`nested(cost="expensive")` with the refine phase; "n_live {n_live}" has one number of live points for all, "{CALIBRATED}" takes',
+        "the runs of `docs/calibration.md`, with 300 to 800 live points by problem.", "",
         "## On how many problems W of fusions is below a peer's", "",
         "| peer | W below | intervals apart too | W above | peer's timeouts | not measured |", "|---|--:|--:|---|---|---|",
         *(verdict(table, setting, peer) for peer in SAMPLERS if peer != OURS), "",
