@@ -54,7 +54,7 @@ class Refine:
     max_rounds: int = 12
     max_draws: int = 32 * BATCH
     flow: Any = MixtureCNF()
-    kernel: Any = Jump(slides=0.6)
+    kernel: Any = Jump(components=24, slides=0.6)
 
 
 class Tools(NamedTuple):
