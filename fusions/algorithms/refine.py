@@ -33,7 +33,7 @@ START_SHARES = (0.8, 0.1, 0.1)  # of chains that start from the posterior and fr
 TARGET_SHARES = (0.7, 0.15, 0.15)  # of the posterior and of these in the training set
 NESTED_TRUST = 0.25  # weight of nested points relative to their effective size
 CHAIN_BUDGET = 2  # budgets that chains may spend until they have settled
-LEAST_LEFT = 0.5  # of the budget that is left after the chains
+LEAST_LEFT = 0.75  # of the budget that is left after the chains
 PATIENCE = 5  # rounds without a better effective fraction before adaptation ends
 
 
