@@ -31,7 +31,7 @@ N_BOOTSTRAP = 64
 INFORMATION = (0.6, 0.3)  # of two tempered targets, relative to that of the posterior
 START_SHARES = (0.8, 0.1, 0.1)  # of chains that start from the posterior and from these
 TARGET_SHARES = (0.7, 0.15, 0.15)  # of the posterior and of these in the training set
-NESTED_TRUST = 0.25  # weight of nested points relative to their effective size
+NESTED_TRUST = 0.25  # weight of nested points and of chains relative to their effective size
 CHAIN_BUDGET = 2  # budgets that chains may spend until they have settled
 LEAST_LEFT = 0.75  # of the budget that is left after the chains
 PATIENCE = 5  # rounds without a better effective fraction before adaptation ends
@@ -198,17 +198,18 @@ def _settled(history, khat):
 def _train(key, rng, tools, states, points, chains, rounds, betas):
     """Fit each flow to the points and chains of its fold and to the draws of the rounds, at the posterior and at two `betas` before it.
 
-    At each beta a set of points counts by its effective size; nested points by less, since the masses of their modes drift.
+    At each beta a set of points counts by its effective size; nested points and chains by less, since masses of modes drift and places of
+    a chain depend on each other. Chains count at the posterior alone: few of them would carry a wider target.
     """
     out = []
     for fold, k in enumerate(jax.random.split(key)):
         nested = points.fold == fold
-        chain_x, chain_logL, _ = chains.thinned().of_fold(fold)
+        chain_x = chains.thinned().of_fold(fold)[0]
         x = np.concatenate([points.x[nested], chain_x, *(r.x for r in rounds)])
         target = np.full(len(x), -np.inf)
         for share, beta in zip(TARGET_SHARES, (1.0, *betas), strict=True):
             sets = [_shared(_at(points.logw, points.logL, beta)[nested]) + np.log(NESTED_TRUST)]
-            sets += [_shared(_at(np.zeros(len(chain_x)), chain_logL, beta))]
+            sets += [np.full(len(chain_x), np.log(NESTED_TRUST) if beta == 1 else -np.inf)]
             sets += [_shared(_truncated(_at(r.logw, r.logL, beta))) for r in rounds]
             logw = np.concatenate(sets)
             target = np.logaddexp(target, _normal(logw) + np.log(share))
