@@ -16,6 +16,7 @@ from fusions.types import Population, Walkers
 CHAINS_PER_DIM, FEWEST, MOST = 32, 128, 256  # chains
 SWEEP = 8  # moves between two fits of the kernel, later this share of all moves so far
 KEPT = 16  # places in the last half of each chain that are kept
+REMEMBERED = 1024  # places of each chain in memory; from there on every second one
 ROWS = 4096  # points that the kernel is fitted to
 NESTED_ROWS = 1024  # of these from the nested run, so that no mode is forgotten
 MOVES_PER_DIM = 5  # that lead to an independent place, about
@@ -86,11 +87,11 @@ def run_chains(key, rng, kernel, target, points, starts, periodic, budget, most,
     k_init, k_loop = jax.random.split(key)
     ones = np.ones(ROWS, points.x.dtype)
     params = kernel.init_params(k_init, Population(_rows(rng, points, []), ones))
-    places, logLs, settled = [], [], False
+    places, logLs, made, stride, settled = [], [], 0, 1, False
     while True:
-        k_tune, k_walk = jax.random.split(jax.random.fold_in(k_loop, len(places)))
+        k_tune, k_walk = jax.random.split(jax.random.fold_in(k_loop, made))
         params = kernel.tune(k_tune, Population(_rows(rng, points, places), ones), params, None)
-        n_moves = max(SWEEP, len(places) // SWEEP)
+        n_moves = max(SWEEP, made // SWEEP)
         effort, on = np.asarray(n_moves, x.dtype), np.ones(n_chains, bool)
         state = kernel.init(k_walk, params, Walkers(x, logL.astype(x.dtype), np.zeros((n_chains, 0), x.dtype), on, effort))
         for i in range(n_moves):
@@ -102,15 +103,19 @@ def run_chains(key, rng, kernel, target, points, starts, periodic, budget, most,
             above = wanted & (new_logL > logL - rng.standard_exponential(n_chains))
             state, _ = kernel.accept(state, above)
             x, logL = np.where(above[:, None], proposed, x), np.where(above, new_logL, logL)
-            places.append(x)
-            logLs.append(logL)
+            made += 1
+            if made % stride == 0:
+                places.append(x)
+                logLs.append(logL)
+            if len(places) > REMEMBERED:
+                places, logLs, stride = places[1::2], logLs[1::2], 2 * stride
         before = settled
         drift, settled = _drift(np.array(places), np.array(logLs), periodic)
-        enough = len(places) >= LEAST_MOVES * x.shape[1] ** 2 or used > LEAST_SHARE * budget
-        if (enough and settled and before) or most - used < n_chains * max(SWEEP, len(places) // SWEEP) or expired():
+        enough = made >= LEAST_MOVES * x.shape[1] ** 2 or used > LEAST_SHARE * budget
+        if (enough and settled and before) or most - used < n_chains * max(SWEEP, made // SWEEP) or expired():
             break
     kept = np.linspace(len(places) // 2, len(places) - 1, KEPT).astype(int)
-    return Chains(np.array([places[i] for i in kept]), np.array([logLs[i] for i in kept]), fold, len(places), used, drift, settled)
+    return Chains(np.array([places[i] for i in kept]), np.array([logLs[i] for i in kept]), fold, made, used, drift, settled)
 
 
 def _rows(rng, points, places):
