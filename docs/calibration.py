@@ -83,6 +83,8 @@ def run(config, seeds, only, first):
             start = time.perf_counter()
             algorithm = fusions.nested(**options, n_live=REFINED[name]) if refined else fusions.nested(**options)
             result = fusions.run(problems[name].problem, algorithm, key=seed, refine=refined, progress=False)
+            if result.info["signal"]:
+                sys.exit(f"Stopped by {result.info['signal']}; the rows so far are kept.")
             row = {
                 "config": config, "problem": name, "seed": seed, "exact": problems[name].logZ, "logZ": result.logZ,
                 "err": result.logZ_err, "n_calls": result.n_calls, "insertion_p": result.insertion_pvalue,

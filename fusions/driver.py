@@ -15,6 +15,7 @@ from fusions.errors import LikelihoodError, OptionError, ProblemError, Status
 from fusions.evaluate import workers_of
 from fusions.hosts import Team, choose_layout
 from fusions.kernels import Cycle, FlowKernel, HitAndRun, Jump
+from fusions.kernels.base import is_settings
 from fusions.problem import Problem
 from fusions.progress import Bar
 from fusions.resume import path_of
@@ -60,7 +61,7 @@ def nested_sampling(n_live=500, *, kernel=None, kill=0.1, precision=None, cost=N
         precision = _checked_number(precision, Real, lambda v: 0 < v < 1, "0 < precision < 1, a share of the evidence", "precision=1e-2")
     if cost is not None and cost not in (*COSTS, "auto"):
         raise OptionError(f'Expected cost to be "cheap", "expensive", "auto" or None, got {cost!r}. Type cost="cheap".')
-    if kernel is not None and (isinstance(kernel, type) or not hasattr(kernel, "build")):
+    if kernel is not None and not is_settings(kernel):
         raise OptionError(f"Expected kernel settings such as kernels.FlowKernel() or kernels.Cycle((...)), got {kernel!r}.")
     return nested.Nested(n_live + n_live % 2, kernel or default_kernel(), float(kill), precision, cost)
 
@@ -182,7 +183,7 @@ def _check_arguments(problem, algorithm, refine, max_calls, max_time, callback):
         value = getattr(refine, name)
         if not value > 0 or value < least:
             raise OptionError(f"Expected {name} of Refine to be {f'>= {least}' if least else '> 0'}, got {value!r}. Type fusions.Refine().")
-    if refine and (not hasattr(refine.kernel, "build") or isinstance(refine.kernel, type)):
+    if refine and not is_settings(refine.kernel):
         raise OptionError(
             f"Expected kernel of Refine to be a kernel, got {refine.kernel!r}. Type fusions.Refine(kernel=kernels.Jump(slides=0.6))."
         )

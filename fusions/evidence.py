@@ -125,37 +125,20 @@ def evaluate_ledger(logL, logL_birth, *, n_draws=256, seed=0):
 
 
 class Points(NamedTuple):
-    """A ledger with what is needed to resample it.
+    """The points of a nested run as weighted posterior points in two halves.
 
     Attributes
     ----------
     x : (N, d) internal coordinates.
-    logL, logL_birth : (N,).
-    slot : (N,) place among the live points: the points of one slot are a thread, each born when the one before died; -1 for prior draws
-        of zero likelihood that never were live.
-    fold : (N,) 0 or 1, the half of the live points that the slot belongs to.
+    logL : (N,).
+    fold : (N,) 0 or 1, the half of the live points that a point belongs to.
     logw : (N,) normalised posterior weights' logarithms.
     """
 
     x: np.ndarray
     logL: np.ndarray
-    logL_birth: np.ndarray
-    slot: np.ndarray
     fold: np.ndarray
     logw: np.ndarray
-
-
-def bootstrap(rng, points, n):
-    """Resample threads of live points and their volumes (Higson et al. 2018, arXiv:1704.03459); yields n times posterior weights (N,)."""
-    logL, birth, slot = points.logL, points.logL_birth, points.slot
-    n_slots = slot.max() + 1
-    for _ in range(n):
-        times = np.bincount(rng.integers(0, n_slots, n_slots), minlength=n_slots)
-        index = np.repeat(np.arange(len(slot)), np.where(slot >= 0, times[slot], 1))
-        order, n_alive = death_order(logL[index], birth[index])
-        mass = shell_weights(np.cumsum(-rng.standard_exponential(len(index)) / n_alive))
-        logw = logL[index[order]] + mass
-        yield np.bincount(index[order], np.exp(logw - logsumexp(logw)), minlength=len(slot))
 
 
 class Running(NamedTuple):

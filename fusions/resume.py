@@ -44,7 +44,7 @@ class Mark(NamedTuple):
 
 def generator(state):
     """Make numpy's generator in a saved state."""
-    bits = np.random.PCG64()
+    bits = np.random.PCG64(0)
     bits.state = state
     return np.random.Generator(bits)
 

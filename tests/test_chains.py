@@ -23,8 +23,7 @@ def nested_points(problem, theta, width=20.0):
     """Make points of equal weight at theta (n, d), as a nested run would leave them; both folds have each mode."""
     x = ndtri(theta / width + 0.5).astype(np.float32)
     logL = np.asarray(jax.vmap(lambda row: problem.call_one(problem.prior.theta(row))[0])(x), float)
-    n, none = len(x), np.full(len(x), np.nan)
-    return Points(x, logL, none, np.arange(n), np.arange(n) // 4 % 2, np.full(n, -np.log(n)))
+    return Points(x, logL, np.arange(len(x)) // 4 % 2, np.full(len(x), -np.log(len(x))))
 
 
 @pytest.fixture(scope="module")

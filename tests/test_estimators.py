@@ -1,12 +1,10 @@
-"""Importance and bridge estimates, Pareto k-hat, the bootstrap, and the choice of the headline."""
+"""Importance and bridge estimates, Pareto k-hat, and the choice of the headline."""
 
 import numpy as np
 import pytest
-from ledgers import gaussian_ball, nested_run
 from scipy import stats
 
 from fusions.estimators import bridge, importance, pareto_khat
-from fusions.evidence import Points, bootstrap, evaluate_ledger
 from fusions.headline import choose
 
 LOG_Z = 3.0
@@ -69,32 +67,6 @@ def test_bridge_scatter():
         found.append(bridge(posterior, np.ones(500), log_weights(rng, 500, target, proposal)) - LOG_Z)
     assert abs(np.mean(found)) < 3.5 * np.std(found) / 10
     assert np.std(found) < 0.03
-
-
-def threads(ledger):
-    """Return the slot of each point: that of the point whose death made room for it."""
-    slot = np.full(len(ledger.logL), -1)
-    first = np.isnan(ledger.logL_birth)
-    slot[first] = np.arange(first.sum())
-    dead = {logL: i for i, logL in enumerate(ledger.logL)}
-    for i in np.argsort(np.where(first, -np.inf, ledger.logL_birth)):
-        if not first[i]:
-            slot[i] = slot[dead[ledger.logL_birth[i]]]
-    return slot
-
-
-def test_bootstrap_has_the_scatter_of_independent_runs():
-    rng, means, errors = np.random.default_rng(4), [], []
-    for seed in range(40):
-        ledger = nested_run(gaussian_ball(), seed=seed)
-        slot = threads(ledger)
-        logw = evaluate_ledger(ledger.logL, ledger.logL_birth).logw
-        points = Points(np.zeros((len(slot), 1)), ledger.logL, ledger.logL_birth, slot, slot % 2, logw)
-        weights = np.array(list(bootstrap(rng, points, 40)))
-        np.testing.assert_allclose(weights.sum(axis=1), 1)
-        means.append(np.exp(logw) @ ledger.logL)
-        errors.append((weights @ ledger.logL).std(ddof=1))
-    assert np.mean(errors) == pytest.approx(np.std(means, ddof=1), rel=0.4)
 
 
 GOOD = {

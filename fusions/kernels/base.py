@@ -24,9 +24,14 @@ def check_counts(settings, *names):
             raise OptionError(f"Expected {name} of {what} to be a positive integer, got {value!r}. Type kernels.{what}({name}=1).")
 
 
+def is_settings(value):
+    """Tell whether a value is settings of a kernel or a flow, not their class."""
+    return hasattr(value, "build") and not isinstance(value, type)
+
+
 def check_kernels(kernels):
     """Raise an error unless all of a sequence are kernels' settings."""
-    if not kernels or not all(hasattr(kernel, "build") and not isinstance(kernel, type) for kernel in kernels):
+    if not kernels or not all(map(is_settings, kernels)):
         raise OptionError(f"Expected a non-empty sequence of kernels, got {kernels!r}. Type kernels.Cycle((kernels.HitAndRun(),)).")
 
 

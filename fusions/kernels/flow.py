@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from fusions.errors import OptionError
 from fusions.flows.cnf import CNF
-from fusions.kernels.base import Kernel, KernelInfo, check_counts, walk_length
+from fusions.kernels.base import Kernel, KernelInfo, check_counts, is_settings, walk_length
 
 TARGET_ACCEPTANCE = 0.3  # below it the latent step shrinks
 USEFUL_ACCEPTANCE = 0.2  # below it the walk spends fewer moves on the flow
@@ -66,7 +66,7 @@ class FlowKernel:
     def __post_init__(self):
         """Check the settings."""
         check_counts(self, "n_moves")
-        if not hasattr(self.flow, "build"):
+        if not is_settings(self.flow):
             raise OptionError(f"Expected flow to be settings of a flow, got {self.flow!r}. Type FlowKernel(), or flow=CNF(width=64).")
 
     def build(self, space) -> Kernel:

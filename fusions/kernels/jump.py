@@ -28,23 +28,34 @@ SLIDE_DECADES = (-0.3, 0.7)  # log10 of the scale of slides, in standard deviati
 
 
 class JumpParams(NamedTuple):
-    """Whitening, shift (d,) and lower triangular scale (d, d), the components in whitened coordinates, and their principal axes.
-
-    Column a of `axes[k]` (d, d) is an axis of component k, `widths[k, a]` the standard deviation along it.
-    """
+    """Whitening, shift (d,) and lower triangular scale (d, d), components in whitened coordinates, their `Axes` if used."""
 
     shift: Any
     scale: Any
     base: Components
     axes: Any
+
+
+class Axes(NamedTuple):
+    """Principal axes of k components: column a of `directions[k]` (d, d) is an axis, `widths[k, a]` the standard deviation along it."""
+
+    directions: Any
     widths: Any
 
 
-def with_axes(params):
-    """Enter the principal axes of the components."""
-    factors = params.base.factors
-    variances, axes = jnp.linalg.eigh(factors @ jnp.swapaxes(factors, 1, 2))
-    return params._replace(axes=axes, widths=jnp.sqrt(jnp.maximum(variances, jnp.finfo(variances.dtype).tiny)))
+def principal_axes(base):
+    """Return the `Axes` of components."""
+    variances, directions = jnp.linalg.eigh(base.factors @ jnp.swapaxes(base.factors, 1, 2))
+    return Axes(directions, jnp.sqrt(jnp.maximum(variances, jnp.finfo(variances.dtype).tiny)))
+
+
+def slide(key, axes, y, i, share):
+    """Choose a share of the chains, and move y (n, d) along an axis of the components i (n,) by a step of random scale."""
+    k_which, k_axis, k_scale, k_step = jax.random.split(key, 4)
+    a = jax.random.categorical(k_axis, 2 * jnp.log(axes.widths[i]))
+    step = jax.random.normal(k_step, i.shape, y.dtype) * 10 ** jax.random.uniform(k_scale, i.shape, y.dtype, *SLIDE_DECADES)
+    moved = y + axes.directions[i, :, a] * (step * axes.widths[i, a])[:, None]
+    return jax.random.uniform(k_which, i.shape) < share, moved
 
 
 class JumpMoves(NamedTuple):
@@ -102,14 +113,14 @@ class Jump:
             shift, scale = whiten(population.x, population.weights, space.periodic)
             known = rescaled(params.base, space.wrap(params.shift - shift), scale, params.scale)
             new = params._replace(shift=shift, scale=scale)
-            y, period = whitened(new, population.x), period_of(new)
-            return with_axes(new._replace(base=fit_components(key, y, population.weights, known, period, EM_ITERATIONS)))
+            base = fit_components(key, whitened(new, population.x), population.weights, known, period_of(new), EM_ITERATIONS)
+            return new._replace(base=base, axes=principal_axes(base) if self.slides else None)
 
         def init_params(key, population):
             dtype = population.x.dtype
             scale = jnp.diag(jnp.where(circle, jnp.pi, 1.0).astype(dtype))
             base = standard_components(n_components, space.dim, dtype)
-            return fitted(key, population, JumpParams(jnp.zeros(space.dim, dtype), scale, base, base.factors, base.means))
+            return fitted(key, population, JumpParams(jnp.zeros(space.dim, dtype), scale, base, None))
 
         def tune(key, population, params, info):
             del info
@@ -121,26 +132,19 @@ class Jump:
             length = walk_length(self.n_moves, walkers.effort)
             return JumpMoves(params, walkers.x, logprior, walkers.x, logprior, walkers.active, length, zero, zero, zero)
 
-        def slid(key, params, y, i):
-            """Choose which chains slide, and move y (n, d) along an axis of components i (n,)."""
-            k_which, k_axis, k_scale, k_step = jax.random.split(key, 4)
-            a = jax.random.categorical(k_axis, 2 * jnp.log(params.widths[i]))
-            step = jax.random.normal(k_step, i.shape, y.dtype) * 10 ** jax.random.uniform(k_scale, i.shape, y.dtype, *SLIDE_DECADES)
-            moved = y + params.axes[i, :, a] * (step * params.widths[i, a])[:, None]
-            return jax.random.uniform(k_which, i.shape) < self.slides, moved
-
         def propose(key, s):
             k_from, k_to, k_accept, k_slide = jax.random.split(key, 4)
             base, period, n = s.params.base, period_of(s.params), len(s.x)
             inverse, rows = inverse_factors(base), jnp.arange(n)
-            z = standardised(inverse, base, whitened(s.params, s.x), period)
+            here = whitened(s.params, s.x)
+            z = standardised(inverse, base, here, period)
             shares = log_shares(base, z)
             i = jax.random.categorical(k_from, shares)
             j = (i + 1 + jax.random.randint(k_to, (n,), 0, n_components - 1, i.dtype)) % n_components
             y = spread_out(base, j, z[rows, i])
             reversible = jnp.all(jnp.abs(y - base.means[j]) < period / 2, axis=1)
             if self.slides:
-                sliding, moved = slid(k_slide, s.params, whitened(s.params, s.x), i)
+                sliding, moved = slide(k_slide, s.params.axes, here, i, self.slides)
                 y, j, reversible = jnp.where(sliding[:, None], moved, y), jnp.where(sliding, i, j), reversible | sliding
             back = log_shares(base, standardised(inverse, base, wrap(y, period), period))
             x = space.wrap(s.params.shift + y @ s.params.scale.T)
