@@ -6,7 +6,7 @@ import numpy as np
 import oracles
 
 ROSENBROCK = {2: (0.08195, 1.2935), 4: (0.06264, 0.8180), 10: (0.02523, 0.5576)}  # P(x1 < 0), mean of the last, by a transfer matrix
-TAIL10 = 0.033  # P(x10 > 3) at 10 dimensions, the same way
+TAIL10 = 0.03071  # P(x10 > 3) at 10 dimensions, the same way
 PERIODS = {
     (3, 3.5): 0.01628, (3.5, 4): 0.05974, (5.5, 6): 0.04818, (6, 7): 0.12521, (11, 12): 0.05463, (12, 13): 0.69122,
     (10, 11): 0.00184, (20, 25): 0.00130, (25, 30): 0.00114,
