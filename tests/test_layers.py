@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 GROUND = {"types", "errors", "numerics", "quantiles"}
 PRIORS = {"priors", "blocks", "distributions"}
-KERNEL_PARTS = {"kernels.base", "kernels.random_walk"}
+METROPOLIS = GROUND | {"kernels.base", "kernels.metropolis"}
 FLOW_PARTS = {"flows.base", "flows.path"}
 PACKAGE = "fusions"  # its own __init__
 
@@ -37,12 +37,13 @@ ALLOWED = {
     "flows.cnf": GROUND | FLOW_PARTS | {"flows.coupling", "flows.matching", "flows.network", "flows.transport"},
     "kernels": {"kernels.combine", "kernels.flow", "kernels.hit_and_run", "kernels.jump", "kernels.random_walk"},
     "kernels.base": GROUND,
-    "kernels.random_walk": GROUND | {"kernels.base"},
-    "kernels.hit_and_run": GROUND | KERNEL_PARTS,
+    "kernels.metropolis": GROUND | {"kernels.base"},
+    "kernels.random_walk": METROPOLIS,
+    "kernels.hit_and_run": GROUND | {"kernels.base", "kernels.random_walk"},
     "kernels.combine": GROUND | {"kernels.base"},
     "kernels.drive": GROUND | {"kernels.base"},
-    "kernels.flow": GROUND | {"kernels.base", "flows.cnf"},
-    "kernels.jump": GROUND | {"kernels.base", "flows.cnf", "flows.components", "flows.matching", "flows.path"},
+    "kernels.flow": METROPOLIS | {"flows.cnf"},
+    "kernels.jump": METROPOLIS | {"flows.cnf", "flows.components", "flows.matching", "flows.path"},
     "flows.components": GROUND | {"flows.path"},
     "flows.mixture": GROUND | FLOW_PARTS | {"flows.cnf", "flows.components", "flows.matching", "flows.network", "flows.transport"},
     "evidence": {"numerics"},
@@ -77,8 +78,8 @@ ALLOWED = {
         "progress", "result", "resume", "schedule",
     },
     "driver": {
-        "algorithms", "algorithms.nested", "algorithms.refine", "checkpoint", "errors", "evaluate", "hosts", "kernels", "problem",
-        "progress", "resume", "schedule", "session", "signals",
+        "algorithms", "algorithms.nested", "algorithms.refine", "checkpoint", "errors", "evaluate", "hosts", "kernels", "kernels.base",
+        "problem", "progress", "resume", "schedule", "session", "signals",
     },
     "adapters": {"adapters.numpyro"},
     "adapters.options": {"driver", "errors", "kernels"},

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from fusions.errors import OptionError
 from fusions.flows.cnf import CNF
-from fusions.kernels.base import Kernel, KernelInfo, check_counts, is_settings, walk_length
+from fusions.kernels import metropolis
+from fusions.kernels.base import Kernel, check_counts, is_settings
 
 TARGET_ACCEPTANCE = 0.3  # below it the latent step shrinks
 USEFUL_ACCEPTANCE = 0.2  # below it the walk spends fewer moves on the flow
@@ -23,23 +24,6 @@ class FlowParams(NamedTuple):
     acceptance: Any
     held_out: Any
     worth: Any
-
-
-class FlowMoves(NamedTuple):
-    """Chains in latent space: z and x belong together, logw = log prior(x) - log q(x)."""
-
-    params: FlowParams
-    z: Any
-    x: Any
-    logw: Any
-    z_new: Any
-    x_new: Any
-    logw_new: Any
-    active: Any
-    length: Any
-    step: Any
-    n_passed: Any
-    n_accepted: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,50 +75,20 @@ class FlowKernel:
             z, logq = flow.pull(key, params.flow, walkers.x)
             logw = space.logprior(walkers.x) - logq
             share = params.worth * jnp.clip(params.acceptance / USEFUL_ACCEPTANCE, 0.0, 1.0)
-            zero = jnp.zeros((), jnp.int32)
-            return FlowMoves(
-                params,
-                z,
-                walkers.x,
-                logw,
-                z,
-                walkers.x,
-                logw,
-                walkers.active,
-                walk_length(self.n_moves * share, walkers.effort),
-                zero,
-                zero,
-                zero,
-            )
+            return metropolis.start(params, {"x": walkers.x, "z": z}, logw, walkers, self.n_moves * share)
 
         def propose(key, s):
             k_mix, k_scale, k_noise, k_accept = jax.random.split(key, 4)
-            n = len(s.logw)
+            z, n = s.place["z"], len(s.logw)
             local = jax.random.bernoulli(k_mix, self.local_share, (n,))
-            small = s.params.scale * (self.min_scale / s.params.scale) ** jax.random.uniform(k_scale, (n,), s.z.dtype)
+            small = s.params.scale * (self.min_scale / s.params.scale) ** jax.random.uniform(k_scale, (n,), z.dtype)
             step = jnp.where(local, small, s.params.scale)[:, None]
-            z = jnp.sqrt(1 - step**2) * s.z + step * jax.random.normal(k_noise, s.z.shape, s.z.dtype)
+            z = jnp.sqrt(1 - step**2) * z + step * jax.random.normal(k_noise, z.shape, z.dtype)
             x, logq = flow.push(s.params.flow, z)
             logw = space.logprior(x) - logq
-            log_u = jnp.log(jax.random.uniform(k_accept, (n,), s.z.dtype))
-            wanted = s.active & (s.step < s.length) & (log_u < logw - s.logw)
-            return s._replace(z_new=z, x_new=x, logw_new=logw, n_passed=s.n_passed + jnp.sum(wanted, dtype=jnp.int32)), x, wanted
-
-        def accept(s, above):
-            pick = above[:, None]
-            return s._replace(
-                z=jnp.where(pick, s.z_new, s.z),
-                x=jnp.where(pick, s.x_new, s.x),
-                logw=jnp.where(above, s.logw_new, s.logw),
-                step=s.step + 1,
-                n_accepted=s.n_accepted + jnp.sum(above, dtype=jnp.int32),
-            ), above
-
-        def done(s):
-            return (s.step >= s.length) | ~s.active
+            return metropolis.offer(k_accept, s, {"x": x, "z": z}, logw, logw - s.logw)
 
         def finish(s):
-            moves = jnp.sum(s.active) * s.step
-            return s.x, KernelInfo(s.n_accepted / moves, s.n_passed / moves, s.params.held_out, s.params.scale, s.params.worth)
+            return metropolis.report(s, s.params.held_out, s.params.scale, s.params.worth)
 
-        return Kernel(init_params, tune, init, propose, accept, done, finish)
+        return Kernel(init_params, tune, init, propose, metropolis.accept, metropolis.done, finish)

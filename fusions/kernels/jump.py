@@ -21,7 +21,8 @@ from fusions.flows.components import (
 )
 from fusions.flows.matching import whiten
 from fusions.flows.path import wrap
-from fusions.kernels.base import Kernel, KernelInfo, check_counts, walk_length
+from fusions.kernels import metropolis
+from fusions.kernels.base import Kernel, check_counts
 
 EM_ITERATIONS = 6  # per tuning, from the last one's components and from far points
 SLIDE_DECADES = (-0.3, 0.7)  # log10 of the scale of slides, in standard deviations along the axis
@@ -56,21 +57,6 @@ def slide(key, axes, y, i, share):
     step = jax.random.normal(k_step, i.shape, y.dtype) * 10 ** jax.random.uniform(k_scale, i.shape, y.dtype, *SLIDE_DECADES)
     moved = y + axes.directions[i, :, a] * (step * axes.widths[i, a])[:, None]
     return jax.random.uniform(k_which, i.shape) < share, moved
-
-
-class JumpMoves(NamedTuple):
-    """Chains that jump."""
-
-    params: JumpParams
-    x: Any
-    logprior: Any
-    x_new: Any
-    logprior_new: Any
-    active: Any
-    length: Any
-    step: Any
-    n_passed: Any
-    n_accepted: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,15 +114,13 @@ class Jump:
 
         def init(key, params, walkers):
             del key
-            logprior, zero = space.logprior(walkers.x), jnp.zeros((), jnp.int32)
-            length = walk_length(self.n_moves, walkers.effort)
-            return JumpMoves(params, walkers.x, logprior, walkers.x, logprior, walkers.active, length, zero, zero, zero)
+            return metropolis.start(params, {"x": walkers.x}, space.logprior(walkers.x), walkers, self.n_moves)
 
         def propose(key, s):
             k_from, k_to, k_accept, k_slide = jax.random.split(key, 4)
-            base, period, n = s.params.base, period_of(s.params), len(s.x)
+            base, period, n = s.params.base, period_of(s.params), len(s.logw)
             inverse, rows = inverse_factors(base), jnp.arange(n)
-            here = whitened(s.params, s.x)
+            here = whitened(s.params, s.place["x"])
             z = standardised(inverse, base, here, period)
             shares = log_shares(base, z)
             i = jax.random.categorical(k_from, shares)
@@ -149,25 +133,10 @@ class Jump:
             back = log_shares(base, standardised(inverse, base, wrap(y, period), period))
             x = space.wrap(s.params.shift + y @ s.params.scale.T)
             logprior, volume = space.logprior(x), log_volume(base)
-            ratio = logprior - s.logprior + back[rows, j] - shares[rows, i] + volume[j] - volume[i]
-            log_u = jnp.log(jax.random.uniform(k_accept, (n,), s.x.dtype))
-            wanted = s.active & (s.step < s.length) & reversible & (log_u < ratio)
-            return s._replace(x_new=x, logprior_new=logprior, n_passed=s.n_passed + jnp.sum(wanted, dtype=jnp.int32)), x, wanted
-
-        def accept(s, above):
-            return s._replace(
-                x=jnp.where(above[:, None], s.x_new, s.x),
-                logprior=jnp.where(above, s.logprior_new, s.logprior),
-                step=s.step + 1,
-                n_accepted=s.n_accepted + jnp.sum(above, dtype=jnp.int32),
-            ), above
-
-        def done(s):
-            return (s.step >= s.length) | ~s.active
+            ratio = logprior - s.logw + back[rows, j] - shares[rows, i] + volume[j] - volume[i]
+            return metropolis.offer(k_accept, s, {"x": x}, logprior, jnp.where(reversible, ratio, -jnp.inf))
 
         def finish(s):
-            moves = jnp.sum(s.active) * s.step
-            nan = jnp.full((), jnp.nan, s.x.dtype)
-            return s.x, KernelInfo(s.n_accepted / moves, s.n_passed / moves, nan, nan, nan)
+            return metropolis.report(s)
 
-        return Kernel(init_params, tune, init, propose, accept, done, finish)
+        return Kernel(init_params, tune, init, propose, metropolis.accept, metropolis.done, finish)

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fusions.kernels.base import Kernel, KernelInfo, check_counts, walk_length
+from fusions.kernels import metropolis
+from fusions.kernels.base import Kernel, check_counts
 
 TARGET_ACCEPTANCE = 0.25
 
@@ -16,21 +17,6 @@ class WalkParams(NamedTuple):
 
     factor: Any
     scale: Any
-
-
-class WalkMoves(NamedTuple):
-    """Chains of a random walk."""
-
-    params: WalkParams
-    x: Any
-    logprior: Any
-    x_new: Any
-    logprior_new: Any
-    active: Any
-    length: Any
-    step: Any
-    n_passed: Any
-    n_accepted: Any
 
 
 def spread(population, space):
@@ -75,44 +61,17 @@ class RandomWalk:
 
         def init(key, params, walkers):
             del key
-            logprior = space.logprior(walkers.x)
-            zero = jnp.zeros((), jnp.int32)
-            return WalkMoves(
-                params,
-                walkers.x,
-                logprior,
-                walkers.x,
-                logprior,
-                walkers.active,
-                walk_length(self.n_moves, walkers.effort),
-                zero,
-                zero,
-                zero,
-            )
+            return metropolis.start(params, {"x": walkers.x}, space.logprior(walkers.x), walkers, self.n_moves)
 
         def propose(key, s):
             k_noise, k_accept = jax.random.split(key)
-            step = jax.random.normal(k_noise, s.x.shape, s.x.dtype) @ s.params.factor.T
-            x = space.wrap(s.x + s.params.scale * step)
+            x = s.place["x"]
+            step = jax.random.normal(k_noise, x.shape, x.dtype) @ s.params.factor.T
+            x = space.wrap(x + s.params.scale * step)
             logprior = space.logprior(x)
-            log_u = jnp.log(jax.random.uniform(k_accept, logprior.shape, s.x.dtype))
-            wanted = s.active & (s.step < s.length) & (log_u < logprior - s.logprior)
-            return s._replace(x_new=x, logprior_new=logprior, n_passed=s.n_passed + jnp.sum(wanted, dtype=jnp.int32)), x, wanted
-
-        def accept(s, above):
-            return s._replace(
-                x=jnp.where(above[:, None], s.x_new, s.x),
-                logprior=jnp.where(above, s.logprior_new, s.logprior),
-                step=s.step + 1,
-                n_accepted=s.n_accepted + jnp.sum(above, dtype=jnp.int32),
-            ), above
-
-        def done(s):
-            return (s.step >= s.length) | ~s.active
+            return metropolis.offer(k_accept, s, {"x": x}, logprior, logprior - s.logw)
 
         def finish(s):
-            moves = jnp.sum(s.active) * s.step
-            nan = jnp.full((), jnp.nan, s.x.dtype)
-            return s.x, KernelInfo(s.n_accepted / moves, s.n_passed / moves, nan, s.params.scale, nan)
+            return metropolis.report(s, scale=s.params.scale)
 
-        return Kernel(init_params, tune, init, propose, accept, done, finish)
+        return Kernel(init_params, tune, init, propose, metropolis.accept, metropolis.done, finish)
