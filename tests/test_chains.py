@@ -27,6 +27,13 @@ def nested_points(problem, theta, width=20.0):
 
 
 @pytest.fixture(scope="module")
+def plane():
+    """Make a problem in 2-D and its compiled functions."""
+    problem = oracles.mixture(2).problem
+    return problem, make_tools(problem, Refine())[0]
+
+
+@pytest.fixture(scope="module")
 def mixture():
     """Run chains on four modes of unequal mass in 3-D from points that have equal masses."""
     problem = oracles.mixture(3).problem
@@ -59,6 +66,28 @@ def test_chains_count_their_calls_and_compile_once(mixture):
     assert chains.settled
 
 
+def test_kernels_are_tuned_on_the_other_fold_once_chains_have_settled(plane):
+    problem, tools = plane
+    rng, tuned = np.random.default_rng(7), []
+    start = nested_points(problem, 5 + 0.5 * rng.standard_normal((400, 2)))
+
+    def tune(key, population, params, info):
+        tuned.append({tuple(row) for row in population.x.tolist()})
+        return tools.kernel.tune(key, population, params, info)
+
+    kernel = tools.kernel._replace(tune=tune)
+    chains = run_chains(
+        jax.random.key(8), rng, kernel, tools.target, start, start.logw, tools.periodic, 50_000, 50_000, lambda n: None, never
+    )
+    assert chains.settled
+    of = [{tuple(row) for row in start.x[start.fold == f].tolist()} for f in (0, 1)]
+    assert all(rows & of[0] and rows & of[1] for rows in tuned[:2])
+    for fold, rows in enumerate(tuned[-2:]):
+        assert rows & of[1 - fold]
+        assert not rows & of[fold]
+        assert not rows & {tuple(row) for row in chains.x[:, fold::2].reshape(-1, 2).tolist()}
+
+
 def test_folds_keep_apart(mixture):
     chains = mixture[2]
     x, logL, chain = chains.of_fold(1)
@@ -81,10 +110,9 @@ def test_a_lost_tail_fills_and_the_chains_know_that_it_is_not_full():
     assert not chains.settled
 
 
-def test_budget_is_kept():
-    problem = oracles.mixture(2).problem
+def test_budget_is_kept(plane):
+    problem, tools = plane
     rng = np.random.default_rng(4)
-    tools, _ = make_tools(problem, Refine())
     start = nested_points(problem, 5 + 0.5 * rng.standard_normal((400, 2)))
     spent = []
     chains = run_chains(

@@ -1,7 +1,9 @@
 """Chains at the posterior: they fill what live points lost on their way there, and are a sample that trained no flow of the other fold.
 
 A kernel leaves the prior above a contour invariant. A chain at the posterior draws the contour of each move below its own likelihood,
-log L* = log L + ln(u) with uniform u (slice sampling, Neal 2003, doi:10.1214/aos/1056562461), so that the same kernels serve.
+log L* = log L + ln(u) with uniform u (slice sampling, Neal 2003, doi:10.1214/aos/1056562461), so that the same kernels serve. Kernels
+are tuned on the places of all chains until these seem settled, and then, for as many moves again, on those of the fold that they do not
+move: chains that tune their own kernel are narrower than the posterior.
 """
 
 from statistics import NormalDist
@@ -85,25 +87,18 @@ def run_chains(key, rng, kernel, target, points, starts, periodic, budget, most,
         start[fold == f] = pick[systematic_resample(rng, starts[pick], n_chains // 2)]
     x, logL, used = points.x[start], points.logL[start], 0
     k_init, k_loop = jax.random.split(key)
-    ones = np.ones(ROWS, points.x.dtype)
-    params = kernel.init_params(k_init, Population(_rows(rng, points, []), ones))
-    places, logLs, made, stride, settled = [], [], 0, 1, False
+    params = [kernel.init_params(k, _population(rng, points, [], (0, 1))) for k in jax.random.split(k_init)]
+    places, logLs, made, stride, settled, burnt = [], [], 0, 1, False, None
     while True:
         k_tune, k_walk = jax.random.split(jax.random.fold_in(k_loop, made))
-        params = kernel.tune(k_tune, Population(_rows(rng, points, places), ones), params, None)
+        sources = ((0, 1), (0, 1)) if burnt is None else ((1,), (0,))
+        fits = zip(jax.random.split(k_tune), sources, params, strict=True)
+        params = [kernel.tune(k, _population(rng, points, places, folds), p, None) for k, folds, p in fits]
         n_moves = max(SWEEP, made // SWEEP)
-        effort, on = np.asarray(n_moves, x.dtype), np.ones(n_chains, bool)
-        state = kernel.init(k_walk, params, Walkers(x, logL.astype(x.dtype), np.zeros((n_chains, 0), x.dtype), on, effort))
-        for i in range(n_moves):
-            state, proposed, wanted = kernel.propose(jax.random.fold_in(k_walk, i), state)
-            proposed, wanted = np.asarray(proposed), np.asarray(wanted)
-            new_logL, _, _, n_calls = target(np.where(wanted[:, None], proposed, np.nan))
+        for now in _walk(k_walk, rng, kernel, target, params, x, logL, n_moves):
+            x, logL, n_calls = now
             spent(n_calls)
-            used += n_calls
-            above = wanted & (new_logL > logL - rng.standard_exponential(n_chains))
-            state, _ = kernel.accept(state, above)
-            x, logL = np.where(above[:, None], proposed, x), np.where(above, new_logL, logL)
-            made += 1
+            used, made = used + n_calls, made + 1
             if made % stride == 0:
                 places.append(x)
                 logLs.append(logL)
@@ -112,21 +107,48 @@ def run_chains(key, rng, kernel, target, points, starts, periodic, budget, most,
         before = settled
         drift, settled = _drift(np.array(places), np.array(logLs), periodic)
         enough = made >= LEAST_MOVES * x.shape[1] ** 2 or used > LEAST_SHARE * budget
-        if (enough and settled and before) or most - used < n_chains * max(SWEEP, made // SWEEP) or expired():
+        if burnt is None and settled and before:
+            burnt = made
+        if (enough and settled and before and made >= 2 * burnt) or most - used < n_chains * max(SWEEP, made // SWEEP) or expired():
             break
     kept = np.linspace(len(places) // 2, len(places) - 1, KEPT).astype(int)
     return Chains(np.array([places[i] for i in kept]), np.array([logLs[i] for i in kept]), fold, made, used, drift, settled)
 
 
-def _rows(rng, points, places):
-    """Choose the rows that the kernel is fitted to: posterior points of the nested run and of the last half of the chains."""
+def _walk(key, rng, kernel, target, params, x, logL, n_moves):
+    """Move the chains of each fold with its kernel; yields x (c, d), logL (c,) and the likelihood calls of each move."""
+    n, dtype = len(x) // 2, x.dtype
+    blobs, on, effort = np.zeros((n, 0), dtype), np.ones(n, bool), np.asarray(n_moves, dtype)
+    keys = jax.random.split(key)
+    walkers = [Walkers(x[f::2], logL[f::2].astype(dtype), blobs, on, effort) for f in (0, 1)]
+    states = [kernel.init(*start) for start in zip(keys, params, walkers, strict=True)]
+    for i in range(n_moves):
+        offers = [kernel.propose(jax.random.fold_in(k, i), s) for k, s in zip(keys, states, strict=True)]
+        states, proposed, wanted = zip(*offers, strict=True)
+        proposed, wanted = _interleaved(proposed), _interleaved(wanted)
+        new_logL, _, _, n_calls = target(np.where(wanted[:, None], proposed, np.nan))
+        above = wanted & (new_logL > logL - rng.standard_exponential(len(x)))
+        states = [kernel.accept(s, above[f::2])[0] for f, s in enumerate(states)]
+        x, logL = np.where(above[:, None], proposed, x), np.where(above, new_logL, logL)
+        yield x, logL, n_calls
+
+
+def _interleaved(pair):
+    """Join arrays of the two folds in the order of the chains."""
+    return np.stack([np.asarray(part) for part in pair], axis=1).reshape(-1, *pair[0].shape[1:])
+
+
+def _population(rng, points, places, folds):
+    """Choose what a kernel is fitted to: posterior points of the nested run and places in the last half of the chains, of some folds."""
     n = NESTED_ROWS if places else ROWS
-    nested = points.x[systematic_resample(rng, points.logw, n)]
-    if not places:
-        return nested
-    late = places[len(places) // 2 :]
-    step, chain = rng.integers(len(late), size=ROWS - n), rng.integers(len(late[0]), size=ROWS - n)
-    return np.concatenate([nested, np.array(late)[step, chain]])
+    pick = np.flatnonzero(np.isin(points.fold, folds))
+    x = points.x[pick[systematic_resample(rng, points.logw[pick], n)]]
+    if places:
+        late = np.array(places[len(places) // 2 :])
+        late = late[:, np.isin(np.arange(late.shape[1]) % 2, folds)]
+        step, chain = rng.integers(len(late), size=ROWS - n), rng.integers(late.shape[1], size=ROWS - n)
+        x = np.concatenate([x, late[step, chain]])
+    return Population(x, np.ones(ROWS, x.dtype))
 
 
 def _drift(x, logL, periodic):
