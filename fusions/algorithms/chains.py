@@ -2,8 +2,8 @@
 
 A kernel leaves the prior above a contour invariant. A chain at the posterior draws the contour of each move below its own likelihood,
 log L* = log L + ln(u) with uniform u (slice sampling, Neal 2003, doi:10.1214/aos/1056562461), so that the same kernels serve. Kernels
-are tuned on the places of all chains until these seem settled, and then, for as many moves again, on those of the fold that they do not
-move: chains that tune their own kernel are narrower than the posterior.
+are tuned on the places of all chains until these seem settled, and then, for as many moves again, on those of the fold that they do
+not move: chains that tune their own kernel are narrower than the posterior.
 """
 
 from statistics import NormalDist
@@ -17,7 +17,8 @@ from fusions.types import Population, Walkers
 
 CHAINS_PER_DIM, FEWEST, MOST = 32, 128, 256  # chains
 SWEEP = 8  # moves between two fits of the kernel, later this share of all moves so far
-KEPT = 16  # places in the last half of each chain that are kept
+KEPT = 16  # places in the last third of each chain that are kept
+APART = 2  # times the moves until chains seem settled, when they may end
 REMEMBERED = 1024  # places of each chain in memory; from there on every second one
 ROWS = 4096  # points that the kernel is fitted to
 NESTED_ROWS = 1024  # of these from the nested run, so that no mode is forgotten
@@ -32,7 +33,7 @@ class Chains(NamedTuple):
 
     Attributes
     ----------
-    x : (KEPT, c, d) places in the last half; logL : (KEPT, c).
+    x : (KEPT, c, d) places in the last third; logL : (KEPT, c).
     fold : (c,) of the nested points they started from.
     n_moves : moves of each chain; n_calls : likelihood calls of all.
     drift : largest difference of a mean or variance between the middle and the last third, of any coordinate or log L [standard errors].
@@ -109,9 +110,9 @@ def run_chains(key, rng, kernel, target, points, starts, periodic, budget, most,
         enough = made >= LEAST_MOVES * x.shape[1] ** 2 or used > LEAST_SHARE * budget
         if burnt is None and settled and before:
             burnt = made
-        if (enough and settled and before and made >= 2 * burnt) or most - used < n_chains * max(SWEEP, made // SWEEP) or expired():
+        if (enough and settled and burnt and made >= APART * burnt) or most - used < n_chains * max(SWEEP, made // SWEEP) or expired():
             break
-    kept = np.linspace(len(places) // 2, len(places) - 1, KEPT).astype(int)
+    kept = np.linspace(2 * len(places) // 3, len(places) - 1, KEPT).astype(int)
     return Chains(np.array([places[i] for i in kept]), np.array([logLs[i] for i in kept]), fold, made, used, drift, settled)
 
 
