@@ -7,9 +7,10 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 HERE = Path(__file__).parent
-RESULTS, CALIBRATION = HERE.parent / "results", HERE.parents[1] / "docs" / "results" / "calibration.jsonl"
-sys.path[:0] = [str(HERE.parents[1] / "tests"), str(HERE.parents[1] / "examples")]
+CALIBRATION = HERE.parents[1] / "docs" / "results" / "calibration.jsonl"
+sys.path[:0] = [str(HERE.parent), str(HERE.parents[1] / "tests"), str(HERE.parents[1] / "examples")]
 
+import benchmark  # noqa: E402, F401
 import oracles  # noqa: E402, F401
 
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#999999", "#000000", "#F0E442")

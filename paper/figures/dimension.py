@@ -7,7 +7,7 @@ dimensions, samplers and seeds join by themselves.
 from collections import defaultdict
 
 import numpy as np
-from common import CALIBRATION, LOOKS, RESULTS, new, oracles, rows, save
+from common import LOOKS, benchmark, new, oracles, save
 
 FAMILY, LARGEST = "rosenbrock", 20
 
@@ -15,14 +15,11 @@ FAMILY, LARGEST = "rosenbrock", 20
 def collect():
     """Gather {sampler: {dimension: [row]}} of the runs that ended; of fusions, those with the refine phase."""
     found = defaultdict(lambda: defaultdict(list))
-    for row in rows(RESULTS / "peers.jsonl") + rows(RESULTS / "benchmark.jsonl"):
+    measured = benchmark.load(benchmark.PEERS, benchmark.ROWS)
+    for row in measured if any(row["sampler"] == benchmark.OURS for row in measured) else [*measured, *benchmark.calibrated()]:
         if row["problem"].startswith(FAMILY) and row["status"] == "ok" and row["setting"] != "tight":
-            setting = "" if row["setting"] in ("default", "slice") or row["sampler"] == "fusions" else f" ({row['setting']})"
+            setting = "" if row["setting"] in ("default", "slice") or row["sampler"] == benchmark.OURS else f" ({row['setting']})"
             found[row["sampler"] + setting][int(row["problem"].removeprefix(FAMILY))].append(row)
-    if "fusions" not in found:
-        for row in rows(CALIBRATION):
-            if row["problem"].startswith(FAMILY) and row["config"] == "refined":
-                found["fusions"][int(row["problem"].removeprefix(FAMILY))].append(row)
     return found
 
 
@@ -33,9 +30,9 @@ def draw():
     exact = {d: logZ for d, logZ in sorted(oracles.ROSENBROCK.items()) if d <= LARGEST}
     values.plot(list(exact), list(exact.values()), color="black", linewidth=1, label="exact")
     errors.axhline(0, color="black", linewidth=1)
-    found = sorted(collect().items(), key=lambda item: item[0] != "fusions")
+    found = sorted(collect().items(), key=lambda item: item[0] != benchmark.OURS)
     for i, (sampler, by_dim) in enumerate(found):
-        look = LOOKS[i] | {"zorder": 3 if sampler == "fusions" else 2}
+        look = LOOKS[i] | {"zorder": 3 if sampler == benchmark.OURS else 2}
         dims = sorted(by_dim)
         calls.plot(dims, [np.mean([row["n_calls"] for row in by_dim[d]]) for d in dims], label=sampler, **look)
         points = [(d, row["logZ"], row["logZ"] - exact[d], row["err"]) for d in dims for row in by_dim[d]]
