@@ -21,7 +21,6 @@ from quantities import measured, quantities  # noqa: E402
 import fusions  # noqa: E402
 from fusions.flows.cnf import CNF  # noqa: E402
 from fusions.flows.matching import Training  # noqa: E402
-from fusions.headline import SURE_SHARE  # noqa: E402
 from fusions.kernels import Cycle, FlowKernel, HitAndRun  # noqa: E402
 
 ROWS = HERE / "results" / "calibration.jsonl"
@@ -151,11 +150,6 @@ def table():
     (HERE / "calibration.md").write_text("\n".join(lines) + "\n")
 
 
-def warned(row):
-    """Tell whether a run's headline carries a warning; rows of before the warning on few effective draws get it here."""
-    return row["warnings"] > 0 or row["ess"] < SURE_SHARE * row["n_draws"]
-
-
 def refined_table(rows):
     """Tabulate the three estimates of runs with a refine phase."""
     lines = [
@@ -179,7 +173,7 @@ def refined_table(rows):
         cells = [
             name, mine[0]["n_live"], len(mine), f"{volumes[0]:.3f}", f"{imp[0]:.4f}, {imp[1]:.4f}, {imp[2]:+.1f} +- {imp[3]:.1f}",
             *(f"{f[0]:.4f}, {f[2]:+.1f} +- {f[3]:.1f}" for f in (bri, head)),
-            sum(warned(r) for r in mine), f"{calls:,.0f}", f"{seconds:.0f}",
+            sum(r["warnings"] > 0 for r in mine), f"{calls:,.0f}", f"{seconds:.0f}",
         ]  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     notes = []

@@ -8,7 +8,8 @@ from fusions.estimators import TRUSTED_KHAT
 
 LEAST_ESS = 200  # of the draws
 GOOD_SHARE = 0.4  # effective fraction of draws above which no draw has much weight, whatever k-hat says
-SURE_SHARE = 0.5  # effective fraction of draws below which a warning goes with the importance estimate
+SURE_SHARE = 0.5  # effective fraction of draws below which a warning goes with the importance estimate, unless
+SURE_KHAT = 0.5  # their weights have a finite variance (Vehtari et al. 2024, arXiv:1507.02646, section 3)
 SIGMAS = 3
 LONG_MEMORY = 0.35  # rank correlation of replacements with their parents above which the volumes carry a warning
 
@@ -82,7 +83,7 @@ def choose(volumes, refined, memory=0.0):
             "what the flows did not reach is missing. Run again with twice the live points."
         )
     share = refined["ess"] / refined["n_draws"]
-    if share < SURE_SHARE:
+    if share < SURE_SHARE and refined["khat"] > SURE_KHAT:
         faults.append(
             f"only {share:.0%} of the draws are effective: the flows fit a part of the posterior badly and may miss another, so the error "
             'of ln Z may be several times larger than claimed. Run again with twice the live points, or with cost="cheap".'
