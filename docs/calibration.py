@@ -176,13 +176,7 @@ def refined_table(rows):
             sum(r["warnings"] > 0 for r in mine), f"{calls:,.0f}", f"{seconds:.0f}",
         ]  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")
-    notes = []
-    for code in dict.fromkeys(r["code"] for r in rows if "code" in r):
-        notes += [
-            f"Measured with earlier code, {code}: {', '.join(dict.fromkeys(r['problem'] for r in rows if r.get('code') == code))}.",
-            "",
-        ]
-    return [*lines, "", *notes, *quantity_table(rows)] if rows else []
+    return [*lines, "", *quantity_table(rows)] if rows else []
 
 
 def quantity_table(rows):

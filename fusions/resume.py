@@ -44,9 +44,9 @@ class Mark(NamedTuple):
 
 def generator(state):
     """Make numpy's generator in a saved state."""
-    bits = np.random.PCG64(0)
-    bits.state = state
-    return np.random.Generator(bits)
+    rng = np.random.default_rng(0)
+    rng.bit_generator.state = state
+    return rng
 
 
 def path_of(problem):

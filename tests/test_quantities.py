@@ -37,15 +37,10 @@ def test_masses_of_modes_in_the_plane():
 def test_rosenbrock_by_a_transfer_matrix(dim):
     x = midpoints(-5, 5, 2500)
     step = np.exp(-100 * (x[None] - x[:, None] ** 2) ** 2 - (1 - x[:, None]) ** 2)
-    forward = [np.ones(len(x))]
+    last = backward = np.ones(len(x))
     for _ in range(dim - 1):
-        forward.append(forward[-1] @ step)
-        forward[-1] /= forward[-1].sum()
-    last = forward[-1] / forward[-1].sum()
-    backward = np.ones(len(x))
-    for _ in range(dim - 1):
-        backward = step @ backward
-        backward /= backward.sum()
+        last, backward = last @ step, step @ backward
+        last, backward = last / last.sum(), backward / backward.sum()
     exact = {label: value for label, (_, value) in quantities(f"rosenbrock{dim}").items()}
     assert backward[x < 0].sum() == pytest.approx(exact["P(x1<0)"], rel=2e-3)
     assert last @ x == pytest.approx(exact[f"E[x{dim}]"], rel=2e-3)

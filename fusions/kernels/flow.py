@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from fusions.errors import OptionError
 from fusions.flows.cnf import CNF
-from fusions.kernels import metropolis
 from fusions.kernels.base import Kernel, check_counts, is_settings
+from fusions.kernels.metropolis import accept, done, offer, report, start
 
 TARGET_ACCEPTANCE = 0.3  # below it the latent step shrinks
 USEFUL_ACCEPTANCE = 0.2  # below it the walk spends fewer moves on the flow
@@ -75,7 +75,7 @@ class FlowKernel:
             z, logq = flow.pull(key, params.flow, walkers.x)
             logw = space.logprior(walkers.x) - logq
             share = params.worth * jnp.clip(params.acceptance / USEFUL_ACCEPTANCE, 0.0, 1.0)
-            return metropolis.start(params, {"x": walkers.x, "z": z}, logw, walkers, self.n_moves * share)
+            return start(params, {"x": walkers.x, "z": z}, logw, walkers, self.n_moves * share)
 
         def propose(key, s):
             k_mix, k_scale, k_noise, k_accept = jax.random.split(key, 4)
@@ -86,9 +86,9 @@ class FlowKernel:
             z = jnp.sqrt(1 - step**2) * z + step * jax.random.normal(k_noise, z.shape, z.dtype)
             x, logq = flow.push(s.params.flow, z)
             logw = space.logprior(x) - logq
-            return metropolis.offer(k_accept, s, {"x": x, "z": z}, logw, logw - s.logw)
+            return offer(k_accept, s, {"x": x, "z": z}, logw, logw - s.logw)
 
         def finish(s):
-            return metropolis.report(s, s.params.held_out, s.params.scale, s.params.worth)
+            return report(s, s.params.held_out, s.params.scale, s.params.worth)
 
-        return Kernel(init_params, tune, init, propose, metropolis.accept, metropolis.done, finish)
+        return Kernel(init_params, tune, init, propose, accept, done, finish)

@@ -21,8 +21,8 @@ from fusions.flows.components import (
 )
 from fusions.flows.matching import whiten
 from fusions.flows.path import wrap
-from fusions.kernels import metropolis
 from fusions.kernels.base import Kernel, check_counts
+from fusions.kernels.metropolis import accept, done, offer, report, start
 
 EM_ITERATIONS = 6  # per tuning, from the last one's components and from far points
 SLIDE_DECADES = (-0.3, 0.7)  # log10 of the scale of slides, in standard deviations along the axis
@@ -114,7 +114,7 @@ class Jump:
 
         def init(key, params, walkers):
             del key
-            return metropolis.start(params, {"x": walkers.x}, space.logprior(walkers.x), walkers, self.n_moves)
+            return start(params, {"x": walkers.x}, space.logprior(walkers.x), walkers, self.n_moves)
 
         def propose(key, s):
             k_from, k_to, k_accept, k_slide = jax.random.split(key, 4)
@@ -134,9 +134,9 @@ class Jump:
             x = space.wrap(s.params.shift + y @ s.params.scale.T)
             logprior, volume = space.logprior(x), log_volume(base)
             ratio = logprior - s.logw + back[rows, j] - shares[rows, i] + volume[j] - volume[i]
-            return metropolis.offer(k_accept, s, {"x": x}, logprior, jnp.where(reversible, ratio, -jnp.inf))
+            return offer(k_accept, s, {"x": x}, logprior, jnp.where(reversible, ratio, -jnp.inf))
 
         def finish(s):
-            return metropolis.report(s)
+            return report(s)
 
-        return Kernel(init_params, tune, init, propose, metropolis.accept, metropolis.done, finish)
+        return Kernel(init_params, tune, init, propose, accept, done, finish)

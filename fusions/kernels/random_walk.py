@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fusions.kernels import metropolis
 from fusions.kernels.base import Kernel, check_counts
+from fusions.kernels.metropolis import accept, done, offer, report, start
 
 TARGET_ACCEPTANCE = 0.25
 
@@ -61,7 +61,7 @@ class RandomWalk:
 
         def init(key, params, walkers):
             del key
-            return metropolis.start(params, {"x": walkers.x}, space.logprior(walkers.x), walkers, self.n_moves)
+            return start(params, {"x": walkers.x}, space.logprior(walkers.x), walkers, self.n_moves)
 
         def propose(key, s):
             k_noise, k_accept = jax.random.split(key)
@@ -69,9 +69,9 @@ class RandomWalk:
             step = jax.random.normal(k_noise, x.shape, x.dtype) @ s.params.factor.T
             x = space.wrap(x + s.params.scale * step)
             logprior = space.logprior(x)
-            return metropolis.offer(k_accept, s, {"x": x}, logprior, logprior - s.logw)
+            return offer(k_accept, s, {"x": x}, logprior, logprior - s.logw)
 
         def finish(s):
-            return metropolis.report(s, scale=s.params.scale)
+            return report(s, scale=s.params.scale)
 
-        return Kernel(init_params, tune, init, propose, metropolis.accept, metropolis.done, finish)
+        return Kernel(init_params, tune, init, propose, accept, done, finish)
