@@ -45,7 +45,9 @@ ALLOWED = {
     "kernels.flow": METROPOLIS | {"flows.cnf"},
     "kernels.jump": METROPOLIS | {"flows.cnf", "flows.components", "flows.matching", "flows.path"},
     "flows.components": GROUND | {"flows.path"},
-    "flows.mixture": GROUND | FLOW_PARTS | {"flows.cnf", "flows.components", "flows.matching", "flows.network", "flows.transport"},
+    "flows.density": GROUND | {"flows.components"},
+    "flows.mixture": GROUND | FLOW_PARTS
+    | {"flows.cnf", "flows.components", "flows.density", "flows.matching", "flows.network", "flows.transport"},
     "evidence": {"numerics"},
     "estimators": {"numerics"},
     "headline": {"estimators"},

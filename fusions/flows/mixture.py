@@ -22,6 +22,7 @@ from fusions.flows.components import (
     standard_components,
     standardised,
 )
+from fusions.flows.density import with_kernels
 from fusions.flows.path import wrap
 from fusions.flows.transport import trajectory, transport
 
@@ -88,6 +89,7 @@ class MixtureCNF:
     Attributes
     ----------
     components : number of Gaussians of the base.
+    kernels, kernel_share : number of kernels beside the flow (`with_kernels`), and their share of the draws.
     wide_share, wide_scale : share of draws from widened components, and how much wider they are.
     width, depth : units per hidden layer, number of hidden layers.
     ode_steps : steps of the ODE solver.
@@ -95,6 +97,8 @@ class MixtureCNF:
     """
 
     components: int = 24
+    kernels: int = 1024
+    kernel_share: float = 0.25
     wide_share: float = 0.15
     wide_scale: float = 1.5
     width: int = 128
@@ -200,4 +204,9 @@ class MixtureCNF:
             y = trajectory(lambda y, t: velocity(state.ema_params, y, t), y0, times, steps=self.ode_steps)
             return space.wrap(state.shift + y @ state.scale.T)
 
-        return MixtureFlow(init, fit, sample, logq, roundtrip, path)
+        def factors_at(state, x):
+            factors = space.layout.rowwise(lambda y: local_frames(state.base, period_of(state))(y)[1])
+            return state.scale @ factors(whitened(state, x))
+
+        flow = MixtureFlow(init, fit, sample, logq, roundtrip, path)
+        return with_kernels(flow, factors_at, space, self.kernels, self.kernel_share)
