@@ -7,6 +7,7 @@ Exit codes: 0 done; 1 a file is damaged or can't be written; 2 wrong input or a 
 import argparse
 import importlib.util
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -108,7 +109,8 @@ def _resume(args):
         remembered = json.loads((Path(args.output) / COMMAND).read_text())
     except (OSError, ValueError) as error:
         raise FileError(
-            f"Can't read {COMMAND} in {args.output} ({error}). Give the folder of `fusions run -o`, or type that command again."
+            f"Can't read {COMMAND} in {args.output} ({error}). Give the folder of `fusions run -o`, or type that command again; a run that "
+            "a script began goes on when you start the script again."
         ) from error
     for name in REMEMBERED:
         setattr(args, name, remembered[name])
@@ -121,7 +123,8 @@ def _load(directory):
     from fusions.result import Result
 
     if not (Path(directory) / MANIFEST).is_file() and checkpoint.states(directory):
-        raise FileError(f"{directory} holds a run that was killed or still goes on, no result yet. Type `fusions resume {directory}`.")
+        again = f"Type `fusions resume {directory}`" if (Path(directory) / COMMAND).is_file() else "Start the script again that began it"
+        raise FileError(f"{directory} holds a run that was killed or still goes on, no result yet. {again}.")
     return Result.load(directory)
 
 
@@ -209,6 +212,9 @@ def main(argv=None):
     except FusionsError as error:
         print(f"fusions: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # nobody reads any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         print(f"fusions: {error}. The last good state of the run is intact.", file=sys.stderr)
         return 1

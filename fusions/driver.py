@@ -131,7 +131,7 @@ def run(
                 session.begin()
         except StopSignal:  # nothing to return yet
             if signals.received == "SIGINT":
-                raise
+                raise KeyboardInterrupt from None
             raise SystemExit(exit_code(signals.received)) from None
         return _advance(session, limits, callback, bar)
 

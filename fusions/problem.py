@@ -296,10 +296,11 @@ def _describe(problem: Problem, row: np.ndarray) -> str:
 
 def _raised(error: BaseException, where: str) -> LikelihoodError:
     """Return the error for an exception of the user's function."""
-    return LikelihoodError(
-        f"Likelihood raised {type(error).__name__}: {error} at {where}. "
-        "Return -inf where the likelihood is zero, or exclude such parameters with the prior."
-    )
+    if isinstance(error, KeyError):
+        advice = "If that is a parameter, it is not in the prior: give it one, or use the names shown."
+    else:
+        advice = "Return -inf where the likelihood is zero, or exclude such parameters with the prior."
+    return LikelihoodError(f"Likelihood raised {type(error).__name__}: {error} at {where}. {advice}")
 
 
 def _call_row(problem: Problem, row: np.ndarray) -> tuple[float, list[float]]:

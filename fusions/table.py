@@ -7,7 +7,9 @@ import numpy as np
 from fusions.errors import Status
 
 WIDTH, LABEL, LEFT, RIGHT = 100, 19, 27, 22
-CLOCKS = {"ode": "ODE"}
+NEGLIGIBLE = 0.15  # share of the evidence in the live points; expensive runs stop at more if a refine phase follows
+ENOUGH = "Converged: live points held {} of the evidence, enough points for the refine phase."
+CLOCKS = {"ode": "moves"}
 
 
 def render(result):
@@ -66,7 +68,8 @@ def _title(result):
     head = f"{'fusions':<{LABEL}}{name}"
     lines = [head + facts.rjust(WIDTH - len(head)), "-" * WIDTH]
     if result.status.complete:
-        return [*lines, *_line("status", result.status.value)]
+        early = result.refined is not None and result.live_fraction > NEGLIGIBLE
+        return [*lines, *_line("status", ENOUGH.format(_percent(result.live_fraction)) if early else result.status.value)]
     early = result.status is Status.USER_RULE
     lines += _line("STOPPED EARLY" if early else "!! INCOMPLETE !!", result.status.value)
     if np.isnan(result.live_fraction):
@@ -110,7 +113,7 @@ def _estimate_lines(result):
     lines = _line("  reported by", result.headline.reason)
     lines += _line("  volumes", with_error(e.logZ, e.logZ_err), f"{'importance - volumes':<{RIGHT}}{apart:+.1f} sigma")
     lines += _line("  importance", with_error(logZ, err), f"{'covered mass':<{RIGHT}}{covered}")
-    draws = f"{r['ess']:,.0f} of {r['n_draws']:,} draws; k-hat {r['khat']:.2f}"
+    draws = f"{r['ess']:,.0f} of {r['n_draws']:,}; k-hat {r['khat']:.2f}"
     lines += _line("  bridge", with_error(*r["bridge"]), f"{'ESS':<{RIGHT}}{draws}")
     chains = f"{r['chains']['n_moves']:,} moves each; {'settled' if r['chains']['settled'] else 'still drifting'}"
     lines += _line("  chains", chains)

@@ -1,6 +1,8 @@
 """The command line, called in-process on a small model file."""
 
 import dataclasses
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -226,6 +228,21 @@ def test_check(model, tmp_path, capsys):
     assert "no result yet" in capsys.readouterr().out
     assert cli.main(["summary", str(out)]) == 2
     assert f"fusions resume {out}" in capsys.readouterr().err
+    (out / "command.json").unlink()  # as if a script had begun the run
+    for command in ("summary", "resume"):
+        assert cli.main([command, str(out)]) == 2
+        assert "the script again" in capsys.readouterr().err
+
+
+def test_nobody_reads_the_summary(model, tmp_path):
+    out = tmp_path / "out"
+    run(model, "-o", out, "--max-calls", 300)
+    command = f"{sys.executable} -m fusions.cli summary {out} | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1)
+    assert "fusions" in done.stdout
+    assert "Error" not in done.stderr
+    assert "Errno" not in done.stderr
 
 
 def test_damaged_command(model, tmp_path, capsys):

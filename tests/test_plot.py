@@ -168,7 +168,7 @@ def test_budget_names_sources_and_clocks(refined, result):
     top, bottom = budget_plot(refined).axes
     assert len(top.patches) == 4
     assert "0.01" in [t.get_text() for t in top.texts]
-    assert [t.get_text() for t in bottom.get_legend().get_texts()] == ["likelihood 3 %", "training 40 %", "ODE 45 %", "rest 12 %"]
+    assert [t.get_text() for t in bottom.get_legend().get_texts()] == ["likelihood 3 %", "training 40 %", "moves 45 %", "rest 12 %"]
     assert len(budget_plot(result).axes[0].patches) == 1
 
 

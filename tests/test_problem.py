@@ -207,7 +207,7 @@ HOSTED = {"traceable": False}
 BATCH = {"vectorized": True}
 BAD_CALLS = {
     "raised ZeroDivisionError: .* at m=0.5, c=-1. Return -inf": (lambda p: 1 / (p["m"] - 0.5), HOSTED),
-    "raised KeyError: 'q' at m=1, c=2": (lambda p: p["q"], {}),
+    "raised KeyError: 'q' at m=1, c=2. If that is a parameter, it is not in the prior": (lambda p: p["q"], {}),
     "at m=1, c=2: expected log L to have shape \\(\\), got shape \\(1,\\)": (lambda p: np.ones(1), HOSTED),
     "log L to be real": (lambda p: 1j, HOSTED),
     "log L to be a number, got 'a'": (lambda p: "a", HOSTED),

@@ -74,7 +74,7 @@ def test_table_of_a_converged_run(result):
     for words in (
         "my problem", "seed 0", "traced likelihood", "log10 Z", "D_KL", "model dimensionality", "efficiency",
         "unique live points    200 of 200", "consistent with uniform (no sign of bias)", "posterior ESS",
-        "12.1 s: likelihood 3 %, training 40 %, ODE 45 %, rest 12 %;  2 compilations", "theta_w", "(derived)",
+        "12.1 s: likelihood 3 %, training 40 %, moves 45 %, rest 12 %;  2 compilations", "theta_w", "(derived)",
     ):  # fmt: skip
         assert words in text, words
     assert "INCOMPLETE" not in text

@@ -110,7 +110,7 @@ def _draw_clocks(ax, clocks, total):
     """Draw shares of the time in one bar."""
     start = 0.0
     for name, seconds in clocks.items():
-        label = f"{'ODE' if name == 'ode' else name} {100 * seconds / total:.0f} %"
+        label = f"{'moves' if name == 'ode' else name} {100 * seconds / total:.0f} %"
         ax.barh(0, seconds, left=start, color=CLOCKS[name], label=label)
         start += seconds
     ax.set(xlim=(0, total), yticks=[], xlabel=f"time [s], {total:.3g} in all")
