@@ -107,21 +107,46 @@ def test_kernels_draw_what_their_density_says():
         assert inside(x).mean() == pytest.approx(p, abs=4 * np.sqrt(p / n))
 
 
-def test_kernels_fill_what_a_flow_misses():
+def draw_ring(rng, n):
+    """Draw from a ring, whose ln density is the second function."""
+    angle = rng.uniform(-np.pi, np.pi, n)
+    return (1 + 0.1 * rng.normal(size=(n, 1))) * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+
+def log_ring(x):
+    radius = np.hypot(*x.T)
+    return -0.5 * (radius - 1) ** 2 / 0.01 - np.log(radius) - 1.5 * np.log(2 * np.pi) - np.log(0.1)
+
+
+def draw_ball(rng, n):
+    """Draw from a normal distribution."""
+    return rng.normal(size=(n, 2))
+
+
+def log_ball(x):
+    return -0.5 * np.sum(x**2, axis=1) - np.log(2 * np.pi)
+
+
+@pytest.mark.parametrize(("draw", "logp", "shares"), [(draw_ring, log_ring, (0.7, 0.91)), (draw_ball, log_ball, (0.09, 0.5))])
+def test_kernels_get_the_share_that_the_flow_leaves_them(draw, logp, shares):
+    """The flow is one normal component, which a ring needs kernels for and a ball does not."""
+    flow = MixtureCNF(components=1, width=8, depth=1, ode_steps=1, training=Training(rounds=0)).build(space((False, False)))
+    x = jnp.asarray(draw(np.random.default_rng(0), 4000), jnp.float32)
+    state, _ = jax.jit(flow.fit)(jax.random.key(0), flow.init(jax.random.key(1)), x)
+    assert shares[0] < float(state.share) < shares[1]
+    x = np.asarray(jax.jit(flow.sample, static_argnums=2)(jax.random.key(2), state, 4000), float)
+    found = importance(logp(x) - np.asarray(jax.jit(flow.logq)(state, jnp.asarray(x, jnp.float32)), float))
+    assert abs(found.logZ) < 4 * found.logZ_err
+    assert found.ess > 0.4 * len(x)
+
+
+def test_best_share_of_kernels():
     rng = np.random.default_rng(0)
-    shares = {}
-    for share in (0.0, 0.25):
-        untrained = MixtureCNF(components=1, width=8, depth=1, kernel_share=share, training=Training(rounds=0))
-        flow = untrained.build(space((False, False)))
-        angle = rng.uniform(-np.pi, np.pi, 2000)
-        ring = np.stack([np.cos(angle), np.sin(angle)], axis=1) + 0.1 * rng.normal(size=(2000, 2))
-        state, _ = jax.jit(flow.fit)(jax.random.key(0), flow.init(jax.random.key(1)), jnp.asarray(ring, jnp.float32))
-        x = np.asarray(jax.jit(flow.sample, static_argnums=2)(jax.random.key(2), state, 4000), float)
-        logp = -0.5 * (np.hypot(*x.T) - 1) ** 2 / 0.01 - np.log(2 * np.pi) - 0.5 * np.log(2 * np.pi * 0.01)
-        found = importance(logp - np.asarray(flow.logq(state, jnp.asarray(x, jnp.float32)), float))
-        assert abs(found.logZ) < 4 * found.logZ_err
-        shares[share] = found.ess / len(x)
-    assert shares[0.25] > 1.15 * shares[0.0]
+    theirs = rng.random(20_000) < 0.3
+    x = jnp.asarray(np.where(theirs, rng.normal(3, 1, theirs.size), rng.normal(0, 1, theirs.size)))
+    logq, log_kernels = -0.5 * x**2, -0.5 * (x - 3) ** 2
+    assert float(density.best_share(logq, log_kernels, 0.1)) == pytest.approx(0.3, abs=0.02)
+    assert float(density.best_share(logq + 50, log_kernels, 0.1)) == pytest.approx(0.1)
 
 
 def test_density_follows_the_modes(bimodal):

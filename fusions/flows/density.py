@@ -7,18 +7,22 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fusions.flows.components import LOG_2PI, Components, inverse_factors, log_volume, spread_out, standardised
 
 WIDE_SHARE, WIDE = 0.25, 2.5  # share of draws from kernels that are so many times wider
+HOLD_EVERY = 8  # of the rows of a fit one is neither a centre nor trained on
+ITERATIONS = 20  # of expectation maximisation of the share of the kernels
 MOST_TURN = 0.1  # standard deviation of a wide kernel along an angle, in turns: it ends before it has gone round
 
 
 class Blend(NamedTuple):
-    """State of a flow, and the centres (k, d) of the kernels beside it."""
+    """State of a flow, the centres (k, d) of the kernels beside it, and their share of the draws."""
 
     flow: Any
     centres: Any
+    share: Any
 
 
 def kernels_at(centres, factors, period):
@@ -50,15 +54,28 @@ def logprob(kernels, x, period):
     return jax.nn.logsumexp(shapes + kernels.logweights - log_volume(kernels), axis=1) - 0.5 * d * LOG_2PI
 
 
-def with_kernels(flow, factors_at, space, n_kernels, share):
-    """Give a share of a flow's draws to kernels.
+def best_share(logq, log_kernels, least):
+    """Find the share of kernels that makes a mixture likeliest, from ln of both densities (n,) at points that neither has seen.
+
+    Both keep the share `least` at least.
+    """
+
+    def step(share, _):
+        theirs = jax.nn.sigmoid(jnp.log(share) - jnp.log1p(-share) + log_kernels - logq)
+        return jnp.clip(jnp.mean(theirs), least, 1 - least), None
+
+    return jax.lax.scan(step, jnp.full((), 0.5, logq.dtype), None, length=ITERATIONS)[0]
+
+
+def with_kernels(flow, factors_at, space, n_kernels, least):
+    """Give a share of a flow's draws to kernels, as large as points held out from the fit want it.
 
     Parameters
     ----------
     flow : `MixtureFlow`.
     factors_at : (its state, x (n, d)) -> lower triangular factors (n, d, d) of the covariance of the points around each x.
     space : `Space`
-    n_kernels, share : number of kernels, their share of the draws.
+    n_kernels, least : number of kernels, and the least share of the draws that they and the flow get.
 
     Returns
     -------
@@ -69,23 +86,28 @@ def with_kernels(flow, factors_at, space, n_kernels, share):
     def kernels_of(state):
         return kernels_at(state.centres, factors_at(state.flow, state.centres), period)
 
+    def log_kernels(state, x):
+        kernels = kernels_of(state)
+        return space.layout.rowwise(lambda x: logprob(kernels, x, period))(x)
+
     def init(key):
-        return Blend(flow.init(key), jnp.zeros((n_kernels, space.dim)))
+        dtype = jnp.zeros(()).dtype
+        return Blend(flow.init(key), jnp.zeros((n_kernels, space.dim), dtype), jnp.full((), least, dtype))
 
     def fit(key, state, x):
         learned, info = flow.fit(key, state.flow, x)
-        return Blend(learned, x[:n_kernels]), info
+        held = np.arange(len(x)) % HOLD_EVERY == 0
+        state, unseen = Blend(learned, x[~held][:n_kernels], state.share), x[held]
+        return state._replace(share=best_share(flow.logq(learned, unseen), log_kernels(state, unseen), least)), info
 
     def sample(key, state, n):
         k_flow, k_kernels = jax.random.split(key)
-        n_theirs = round(share * n)
-        theirs = space.wrap(draw(k_kernels, kernels_of(state), n_theirs))
-        return jnp.concatenate([flow.sample(k_flow, state.flow, n - n_theirs), theirs])
+        theirs = space.wrap(draw(k_kernels, kernels_of(state), n))
+        chosen = jnp.arange(n) < jnp.round(state.share * n)
+        return jnp.where(chosen[:, None], theirs, flow.sample(k_flow, state.flow, n))
 
     def logq(state, x):
-        kernels = kernels_of(state)
-        theirs = space.layout.rowwise(lambda x: logprob(kernels, x, period))(x)
-        return jnp.logaddexp(jnp.log1p(-share) + flow.logq(state.flow, x), jnp.log(share) + theirs)
+        return jnp.logaddexp(jnp.log1p(-state.share) + flow.logq(state.flow, x), jnp.log(state.share) + log_kernels(state, x))
 
     def roundtrip(key, state, n):
         return flow.roundtrip(key, state.flow, n)

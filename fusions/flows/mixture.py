@@ -89,7 +89,7 @@ class MixtureCNF:
     Attributes
     ----------
     components : number of Gaussians of the base.
-    kernels, kernel_share : number of kernels beside the flow (`with_kernels`), and their share of the draws.
+    kernels, least_share : number of kernels beside the flow (`with_kernels`), and the least share of the draws that each side gets.
     wide_share, wide_scale : share of draws from widened components, and how much wider they are.
     width, depth : units per hidden layer, number of hidden layers.
     ode_steps : steps of the ODE solver.
@@ -98,7 +98,7 @@ class MixtureCNF:
 
     components: int = 24
     kernels: int = 1024
-    kernel_share: float = 0.25
+    least_share: float = 0.1
     wide_share: float = 0.15
     wide_scale: float = 1.5
     width: int = 128
@@ -209,4 +209,4 @@ class MixtureCNF:
             return state.scale @ factors(whitened(state, x))
 
         flow = MixtureFlow(init, fit, sample, logq, roundtrip, path)
-        return with_kernels(flow, factors_at, space, self.kernels, self.kernel_share)
+        return with_kernels(flow, factors_at, space, self.kernels, self.least_share)
