@@ -11,6 +11,7 @@ from fusions.numerics import effective_sample_size, logsumexp
 
 BRIDGE_ITERATIONS = 200
 BRIDGE_TOLERANCE = 1e-10
+FINITE_KHAT = 0.5  # largest Pareto shape of weights of finite variance
 TRUSTED_KHAT = 0.7  # largest Pareto shape of weights that can be trusted (Vehtari et al. 2024, arXiv:1507.02646)
 
 

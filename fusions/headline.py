@@ -4,12 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fusions.estimators import TRUSTED_KHAT
+from fusions.estimators import FINITE_KHAT, TRUSTED_KHAT
 
 LEAST_ESS = 200  # of the draws
 GOOD_SHARE = 0.4  # effective fraction of draws above which no draw has much weight, whatever k-hat says
-SURE_SHARE = 0.5  # effective fraction of draws below which a warning goes with the importance estimate, unless
-SURE_KHAT = 0.5  # their weights have a finite variance (Vehtari et al. 2024, arXiv:1507.02646, section 3)
+SURE_SHARE = 0.5  # effective fraction of draws below which a warning goes with importance weights that may have no finite variance
 SIGMAS = 3
 LONG_MEMORY = 0.35  # rank correlation of replacements with their parents above which the volumes carry a warning
 
@@ -83,7 +82,7 @@ def choose(volumes, refined, memory=0.0):
             "what the flows did not reach is missing. Run again with twice the live points."
         )
     share = refined["ess"] / refined["n_draws"]
-    if share < SURE_SHARE and refined["khat"] > SURE_KHAT:
+    if share < SURE_SHARE and refined["khat"] > FINITE_KHAT:
         faults.append(
             f"only {share:.0%} of the draws are effective: the flows fit a part of the posterior badly and may miss another, so the error "
             'of ln Z may be several times larger than claimed. Run again with twice the live points, or with cost="cheap".'

@@ -99,7 +99,7 @@ class Team:
 
         length = int(broadcast_one_to_all(np.int32(len(data))))
         data = np.frombuffer(data, np.uint8) if self.is_first else np.zeros(length, np.uint8)
-        return np.asarray(broadcast_one_to_all(data)).tobytes()
+        return np.asarray(broadcast_one_to_all(data), np.uint8).tobytes()  # wider before jax 0.6.2
 
     def highest(self, value):
         """Return the highest of the processes' small integers."""

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from precision import enable_x64
 from scipy import integrate
 from scipy.stats import ks_2samp
 
@@ -93,7 +94,7 @@ def values_of(problem, theta, model, *args):
 
 def test_prior_times_likelihood_is_the_joint_density_of_numpyro():
     """log p(x) + log L = log joint(theta) + log |d theta / d x|, in float64."""
-    with jax.enable_x64(new_val=True):
+    with enable_x64(True):  # noqa: FBT003
         problem = fusions.from_numpyro(scalars, 5)
         prior = problem.prior
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from fusions.algorithms.chains import Chains, run_chains
-from fusions.estimators import TRUSTED_KHAT, Importance, bridge, importance
+from fusions.estimators import FINITE_KHAT, TRUSTED_KHAT, Importance, bridge, importance
 from fusions.flows.mixture import MixtureCNF
 from fusions.kernels import Jump
 from fusions.numerics import effective_sample_size, logsumexp, systematic_resample
@@ -173,7 +173,14 @@ def refine(key, rng, settings, tools, points, budget, most, spent, expired):
         if _settled(history, now.khat) or left - per_round < max(min(wanted, FINAL_SHARE * budget), per_round) or expired():
             break
     draws = draw(k_final, tools, best, whole_units(min(wanted, left)), spent)
-    estimate = importance(draws.logw)
+    estimate, n = importance(draws.logw), len(draws.x)
+    if _uneven(estimate, n) and sum(len(r.x) for r in rounds) + 2 * n <= most - chains.n_calls and not expired():
+        k_fit, k_draw = jax.random.split(jax.random.fold_in(k_rounds, settings.max_rounds))
+        rounds.append(draws)
+        history.append((estimate.logZ, estimate.logZ_err, estimate.ess / n))
+        best = [_train(k_fit, rng, tools, best[0], points, chains, rounds, betas), *best[: FITS - 1]]
+        draws = draw(k_draw, tools, best, n, spent)
+        estimate = importance(draws.logw)
     ode_error = float(np.sqrt(np.mean(tools.roundtrip(k_check, best[0][0]) ** 2)))
     bridged, coverage = _bridge(rng, tools, best, chains, draws, estimate.logZ)
     return Refined(estimate, bridged, coverage, ode_error, np.array(history), draws, best, chains)
@@ -182,6 +189,11 @@ def refine(key, rng, settings, tools, points, budget, most, spent, expired):
 def whole_units(n):
     """Round a number of draws up to a batch from each flow."""
     return UNIT * max(int(np.ceil(n / UNIT)), 1)
+
+
+def _uneven(estimate, n):
+    """Decide whether a few of n final draws carry their estimate: they have found what the flows miss, and shall train them once more."""
+    return estimate.ess < GOOD_SHARE * n and estimate.khat > FINITE_KHAT
 
 
 def _settled(history, khat):
