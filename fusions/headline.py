@@ -7,7 +7,7 @@ import numpy as np
 from fusions.estimators import FINITE_KHAT, TRUSTED_KHAT
 
 LEAST_ESS = 200  # of the draws
-GOOD_SHARE = 0.4  # effective fraction of draws above which no draw has much weight, whatever k-hat says
+LEAST_SHARE = 0.1  # effective fraction of draws below which weights with a bad k-hat are not believed
 SURE_SHARE = 0.5  # effective fraction of draws below which a warning goes with importance weights that may have no finite variance
 SIGMAS = 3
 LONG_MEMORY = 0.35  # rank correlation of replacements with their parents above which the volumes carry a warning
@@ -52,7 +52,7 @@ def choose(volumes, refined, memory=0.0):
         return Headline("volumes", *volumes, "nested-sampling volumes; there was no refine phase", _short_walks(memory))
     (logZ, err), (gap, gap_err), (last, last_err) = refined["importance"], refined["coverage"], refined["rounds"][-1][:2]
     faults = []
-    if (refined["khat"] > TRUSTED_KHAT and refined["ess"] < GOOD_SHARE * refined["n_draws"]) or refined["ess"] < LEAST_ESS:
+    if (refined["khat"] > TRUSTED_KHAT and refined["ess"] < LEAST_SHARE * refined["n_draws"]) or refined["ess"] < LEAST_ESS:
         faults.append(
             f"few draws carry the importance estimate (Pareto k-hat {refined['khat']:.2f}, ESS {refined['ess']:,.0f}): the flows miss a "
             "part of the posterior. Run again with twice the live points, or give the refine phase more rounds."

@@ -79,7 +79,8 @@ GOOD = {
     ("change", "name", "words"),
     [
         ({}, "importance", None),
-        ({"khat": 0.9, "ess": 300.0}, "volumes", "few draws carry"),
+        ({"khat": 0.9, "ess": 300.0, "n_draws": 4096}, "volumes", "few draws carry"),
+        ({"khat": 0.9, "ess": 300.0}, "importance", "only 15% of the draws are effective"),
         ({"khat": 0.9}, "importance", None),
         ({"ess": 900.0}, "importance", None),
         ({"ess": 900.0, "khat": 0.6}, "importance", "only 44% of the draws are effective"),
