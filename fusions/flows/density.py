@@ -12,7 +12,6 @@ import numpy as np
 from fusions.flows.components import LOG_2PI, Components, inverse_factors, log_volume, spread_out, standardised
 
 WIDE_SHARE, WIDE = 0.25, 2.5  # share of draws from kernels that are so many times wider
-HOLD_EVERY = 8  # of the rows of a fit one is neither a centre nor trained on
 ITERATIONS = 20  # of expectation maximisation of the share of the kernels
 MOST_TURN = 0.1  # standard deviation of a wide kernel along an angle, in turns: it ends before it has gone round
 
@@ -67,7 +66,7 @@ def best_share(logq, log_kernels, least):
     return jax.lax.scan(step, jnp.full((), 0.5, logq.dtype), None, length=ITERATIONS)[0]
 
 
-def with_kernels(flow, factors_at, space, n_kernels, least):
+def with_kernels(flow, factors_at, space, settings):
     """Give a share of a flow's draws to kernels, as large as points held out from the fit want it.
 
     Parameters
@@ -75,7 +74,7 @@ def with_kernels(flow, factors_at, space, n_kernels, least):
     flow : `MixtureFlow`.
     factors_at : (its state, x (n, d)) -> lower triangular factors (n, d, d) of the covariance of the points around each x.
     space : `Space`
-    n_kernels, least : number of kernels, and the least share of the draws that they and the flow get.
+    settings : `MixtureCNF`: number of kernels, least share of the draws that they and the flow get, rows that a fit does not train on.
 
     Returns
     -------
@@ -92,13 +91,14 @@ def with_kernels(flow, factors_at, space, n_kernels, least):
 
     def init(key):
         dtype = jnp.zeros(()).dtype
-        return Blend(flow.init(key), jnp.zeros((n_kernels, space.dim), dtype), jnp.full((), least, dtype))
+        return Blend(flow.init(key), jnp.zeros((settings.kernels, space.dim), dtype), jnp.full((), settings.least_share, dtype))
 
     def fit(key, state, x):
         learned, info = flow.fit(key, state.flow, x)
-        held = np.arange(len(x)) % HOLD_EVERY == 0
-        state, unseen = Blend(learned, x[~held][:n_kernels], state.share), x[held]
-        return state._replace(share=best_share(flow.logq(learned, unseen), log_kernels(state, unseen), least)), info
+        held = np.arange(len(x)) % settings.training.hold_every == 0
+        state, unseen = Blend(learned, x[~held][: settings.kernels], state.share), x[held]
+        share = best_share(flow.logq(learned, unseen), log_kernels(state, unseen), settings.least_share)
+        return state._replace(share=share), info
 
     def sample(key, state, n):
         k_flow, k_kernels = jax.random.split(key)

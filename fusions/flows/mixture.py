@@ -209,4 +209,4 @@ class MixtureCNF:
             return state.scale @ factors(whitened(state, x))
 
         flow = MixtureFlow(init, fit, sample, logq, roundtrip, path)
-        return with_kernels(flow, factors_at, space, self.kernels, self.least_share)
+        return with_kernels(flow, factors_at, space, self)

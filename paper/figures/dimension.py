@@ -46,8 +46,8 @@ def draw():
         ax.set_xticks(list(exact), [str(d) for d in exact])
         ax.minorticks_off()
     calls.set_yscale("log")
-    calls.legend(fontsize=8, frameon=False)
-    values.legend(fontsize=8, frameon=False)
+    values.legend(*(a + b for a, b in zip(values.get_legend_handles_labels(), calls.get_legend_handles_labels(), strict=True)),
+                  fontsize=8, frameon=False, loc="lower left")  # fmt: skip
     save(figure, "dimension")
 
 
