@@ -155,8 +155,8 @@ def refined_table(rows):
     lines = [
         "## With the refine phase", "",
         'Settings: `nested(n_live=..., cost="expensive")`, calls and seconds of nested run and refine phase together. pull: mean and',
-        "standard deviation; warned: runs whose headline carries a warning. Rows of 21 November 2026 are of the code before kernels stood beside",
-        "the flows.", "",
+        "standard deviation; warned: runs whose headline carries a warning. Rows of 21 November 2026 are of the code before kernels",
+        "stood beside the flows.", "",
         f"| {' | '.join(REFINED_COLUMNS)} |", "|---" * len(REFINED_COLUMNS) + "|",
     ]  # fmt: skip
     for name in dict.fromkeys(r["problem"] for r in rows):

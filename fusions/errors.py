@@ -55,3 +55,10 @@ class Status(enum.Enum):
     def complete(self) -> bool:
         """Whether the evidence of this run is final."""
         return self in (Status.CONVERGED, Status.PLATEAU)
+
+
+def advice_on(error: str) -> str:
+    """Say what to do about an exception that a user's likelihood raised, written as "TYPE: text"."""
+    if error.startswith("KeyError:"):
+        return "If that is a parameter, it is not in the prior: give it one, or use the names shown."
+    return "Return -inf where the likelihood is zero, or exclude such parameters with the prior."

@@ -26,9 +26,9 @@ class Importance(NamedTuple):
 
 def importance(logw):
     """Estimate ln Z from log weights (n,) of independent draws; -inf where the likelihood or the prior is zero."""
-    n, ess = len(logw), effective_sample_size(logw)
     if not np.any(np.isfinite(logw)):
         return Importance(-np.inf, np.inf, 0.0, np.inf)
+    n, ess = len(logw), effective_sample_size(logw)
     return Importance(logsumexp(logw) - np.log(n), float(np.sqrt(max(1 / ess - 1 / n, 0.0))), ess, pareto_khat(logw))
 
 

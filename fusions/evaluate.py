@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fusions.errors import LikelihoodError
+from fusions.errors import LikelihoodError, advice_on
 from fusions.layout import ALONE
 from fusions.pool import check_pool, open_pool
 from fusions.tasks import ATTEMPTS, PoolFailure, Task
@@ -136,9 +136,8 @@ def _explained(problem, batches, failure):
     where = "; ".join(describe_theta(problem, theta[0]) for theta in batches) or "no point yet"
     if problem.vectorized and batches:
         where += f" (the first of a batch of {len(batches[0])} points)"
-    zero = "Return -inf where the likelihood is zero, or exclude such parameters with the prior."
     texts = {
-        "raised": f"Likelihood raised {failure} at {where}, and again when it was repeated. {zero}",
+        "raised": f"Likelihood raised {failure} at {where}, and again when it was repeated. {advice_on(str(failure))}",
         "timeout": f"The likelihood took longer than timeout = {failure} at {where}. Raise timeout=, or mend the call that hangs there.",
         "died": f"The likelihood ended its worker process ({failure}) at {where}, {ATTEMPTS['died']} times. Likely causes: too little "
         "memory, or a crash in compiled code. Call the likelihood at these parameters alone, or type a smaller pool=.",

@@ -18,7 +18,8 @@ def logsumexp(a, axis=None):
 def effective_sample_size(logw):
     """Compute Kish's effective sample size (sum w)^2 / sum w^2 of log weights (N,)."""
     logw = np.asarray(logw, np.float64)
-    return float(np.exp(2 * logsumexp(logw) - logsumexp(2 * logw)))
+    w = np.exp(logw - np.max(logw))  # divided by the largest: equal weights give N exactly
+    return float(np.sum(w) ** 2 / np.sum(w**2))
 
 
 def systematic_resample(rng, logw, n):

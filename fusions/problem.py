@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fusions.errors import LikelihoodError, ProblemError
+from fusions.errors import LikelihoodError, ProblemError, advice_on
 from fusions.priors import Prior, check_names
 from fusions.types import Space
 
@@ -296,11 +296,8 @@ def _describe(problem: Problem, row: np.ndarray) -> str:
 
 def _raised(error: BaseException, where: str) -> LikelihoodError:
     """Return the error for an exception of the user's function."""
-    if isinstance(error, KeyError):
-        advice = "If that is a parameter, it is not in the prior: give it one, or use the names shown."
-    else:
-        advice = "Return -inf where the likelihood is zero, or exclude such parameters with the prior."
-    return LikelihoodError(f"Likelihood raised {type(error).__name__}: {error} at {where}. {advice}")
+    text = f"{type(error).__name__}: {error}"
+    return LikelihoodError(f"Likelihood raised {text} at {where}. {advice_on(text)}")
 
 
 def _call_row(problem: Problem, row: np.ndarray) -> tuple[float, list[float]]:

@@ -68,8 +68,8 @@ def _title(result):
     head = f"{'fusions':<{LABEL}}{name}"
     lines = [head + facts.rjust(WIDTH - len(head)), "-" * WIDTH]
     if result.status.complete:
-        early = result.refined is not None and result.live_fraction > NEGLIGIBLE
-        return [*lines, *_line("status", ENOUGH.format(_percent(result.live_fraction)) if early else result.status.value)]
+        handed_over = result.refined is not None and result.live_fraction > NEGLIGIBLE
+        return [*lines, *_line("status", ENOUGH.format(_percent(result.live_fraction)) if handed_over else result.status.value)]
     early = result.status is Status.USER_RULE
     lines += _line("STOPPED EARLY" if early else "!! INCOMPLETE !!", result.status.value)
     if np.isnan(result.live_fraction):

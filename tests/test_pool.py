@@ -355,6 +355,12 @@ def test_the_workers_traceback_is_shown(switch):
     assert 'raise RuntimeError("no solution")' in str(caught.value.__cause__)
 
 
+def test_a_name_that_is_not_in_the_prior_is_said_to_be_missing(switch):
+    switch(lambda p: p["z"])
+    with concurrent.futures.ThreadPoolExecutor(1) as pool, pytest.raises(LikelihoodError, match=r"KeyError: 'z' at x=.*not in the prior"):
+        evaluate(pool=pool)
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of the executor, whose workers are killed
 def test_hanging_call_in_an_executor_ends_the_run(switch):
     switch(pool_models.Fault("hang"))

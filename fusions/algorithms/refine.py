@@ -160,9 +160,14 @@ def refine(key, rng, settings, tools, points, budget, most, spent, expired):
     per_round = UNIT * int(np.clip(budget * ROUND_SHARE / UNIT, 1, 4))
     flows = [[tools.init(k) for k in jax.random.split(k_init)]]
     rounds, history, best_share, left = [], [], 0.0, budget
-    for i in range(settings.max_rounds):
+
+    def fitted(i, flows):
+        """Fit once more, and give the flows of the last fits and a key to draw from them."""
         k_fit, k_draw = jax.random.split(jax.random.fold_in(k_rounds, i))
-        flows = [_train(k_fit, rng, tools, flows[0], points, chains, rounds, betas), *(flows[: FITS - 1] if i else [])]
+        return [_train(k_fit, rng, tools, flows[0], points, chains, rounds, betas), *(flows[: FITS - 1] if i else [])], k_draw
+
+    for i in range(settings.max_rounds):
+        flows, k_draw = fitted(i, flows)
         rounds.append(draw(k_draw, tools, flows, per_round, spent))
         now = importance(rounds[-1].logw)
         if now.ess / per_round >= best_share:
@@ -175,10 +180,9 @@ def refine(key, rng, settings, tools, points, budget, most, spent, expired):
     draws = draw(k_final, tools, best, whole_units(min(wanted, left)), spent)
     estimate, n = importance(draws.logw), len(draws.x)
     if _uneven(estimate, n) and sum(len(r.x) for r in rounds) + 2 * n <= most - chains.n_calls and not expired():
-        k_fit, k_draw = jax.random.split(jax.random.fold_in(k_rounds, settings.max_rounds))
         rounds.append(draws)
         history.append((estimate.logZ, estimate.logZ_err, estimate.ess / n))
-        best = [_train(k_fit, rng, tools, best[0], points, chains, rounds, betas), *best[: FITS - 1]]
+        best, k_draw = fitted(settings.max_rounds, best)
         draws = draw(k_draw, tools, best, n, spent)
         estimate = importance(draws.logw)
     ode_error = float(np.sqrt(np.mean(tools.roundtrip(k_check, best[0][0]) ** 2)))

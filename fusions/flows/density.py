@@ -78,7 +78,7 @@ def with_kernels(flow, factors_at, space, settings):
 
     Returns
     -------
-    MixtureFlow whose state is a `Blend`; its paths and the error of its solver are those of the flow alone.
+    MixtureFlow whose state is a `Blend`; the error of its solver is that of the flow alone, and its paths end at the draws of the flow.
     """
     period = jnp.where(jnp.array(space.periodic), 2 * jnp.pi, jnp.inf)
 
@@ -113,6 +113,6 @@ def with_kernels(flow, factors_at, space, settings):
         return flow.roundtrip(key, state.flow, n)
 
     def path(key, state, n, times):
-        return flow.path(key, state.flow, n, times)
+        return flow.path(jax.random.split(key)[0], state.flow, n, times)
 
     return flow._replace(init=init, fit=fit, sample=sample, logq=logq, roundtrip=roundtrip, path=path)
