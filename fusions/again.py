@@ -45,11 +45,11 @@ class Source(NamedTuple):
             return result
         theta, logw, n_calls = self.draw(refinement.whole_units(missing), key)
         draws, logw = np.concatenate([result.draws, theta]), np.concatenate([result.draws_logw, logw])
-        now = importance(logw)
+        now, norm_err = importance(logw), result.constraint_logmass[1]
         bridged, (_, gap_err) = result.refined["bridge"], result.refined["coverage"]
         refined = {
-            **result.refined, "importance": (now.logZ, now.logZ_err), "ess": now.ess, "khat": now.khat, "n_draws": len(logw),
-            "coverage": (now.logZ - bridged[0], gap_err), "n_calls": result.refined["n_calls"] + n_calls,
+            **result.refined, "importance": (now.logZ, float(np.hypot(now.logZ_err, norm_err))), "ess": now.ess, "khat": now.khat,
+            "n_draws": len(logw), "coverage": (now.logZ - bridged[0], gap_err), "n_calls": result.refined["n_calls"] + n_calls,
         }  # fmt: skip
         return dataclasses.replace(result, refined=refined, draws=draws, draws_logw=logw, n_calls=result.n_calls + n_calls)
 

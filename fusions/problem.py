@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -72,10 +73,16 @@ class Problem:
         """Number of derived parameters b."""
         return len(self.blobs)
 
+    @cached_property
+    def constraint_logmass(self) -> tuple[float, float]:
+        """Ln of the prior fraction that the prior's constraint allows, and its error; (0, 0) without a constraint."""
+        return self.prior.log_mass(jax.random.key(0))
+
     def space(self) -> Space:
-        """Return the internal coordinates, with the prior's log density over rows (n, d) -> (n,)."""
-        prior = self.prior
-        return Space(prior.dim, prior.periodic, jax.vmap(prior.log_prob), self.n_blobs)
+        """Return the internal coordinates, with the log density over rows (n, d) -> (n,) of the prior, renormalised on what is allowed."""
+        prior, (log_mass, _) = self.prior, self.constraint_logmass
+        density = jax.vmap(prior.log_prob)
+        return Space(prior.dim, prior.periodic, (lambda x: density(x) - log_mass) if log_mass else density, self.n_blobs)
 
     def call_one(self, theta: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return log L () and blobs (b,) at theta (n_names,), inside JAX code."""

@@ -200,9 +200,11 @@ class Session:
         return remembered
 
     def _refined_fields(self, found):
-        """Turn what the refine phase found into fields of a Result."""
+        """Turn what the refine phase found into fields of a Result; where a constraint cuts the prior, its norm adds an error."""
+        norm_err, (bridged, bridged_err) = self.problem.constraint_logmass[1], found.bridge
         summary = {
-            "importance": (found.importance.logZ, found.importance.logZ_err), "bridge": found.bridge, "coverage": found.coverage,
+            "importance": (found.importance.logZ, float(np.hypot(found.importance.logZ_err, norm_err))),
+            "bridge": (bridged, float(np.hypot(bridged_err, norm_err))), "coverage": found.coverage,
             "ess": found.importance.ess, "khat": found.importance.khat, "n_draws": len(found.draws.x),
             "n_calls": self.ledger.n_calls - self.mark.n_calls, "ode_error": found.ode_error, "rounds": found.rounds.tolist(),
             "chains": {"n_moves": found.chains.n_moves, "drift": found.chains.drift, "settled": found.chains.settled},
@@ -348,7 +350,7 @@ class Session:
             n_calls=ledger.n_calls,
             seconds=ledger.clocks(),
             n_compilations=sum(self.engine.traces.values()) + self.n_compiled,
-            constraint_logmass=problem.prior.log_mass(jax.random.key(self.key)),
+            constraint_logmass=problem.constraint_logmass,
             info=info,
             **(self.refined or {}),
         )

@@ -117,7 +117,10 @@ def _estimate_lines(result):
     lines += _line("  bridge", with_error(*r["bridge"]), f"{'ESS':<{RIGHT}}{draws}")
     chains = f"{r['chains']['n_moves']:,} moves each; {'settled' if r['chains']['settled'] else 'still drifting'}"
     lines += _line("  chains", chains)
-    budget = f"shrinkage {e.logZ_err:.2g}, importance {err:.2g}, coverage {gap_err:.2g}, ODE {r['ode_error']:.1g}"
+    norm_err = result.constraint_logmass[1]
+    own_err = np.sqrt(max(err**2 - norm_err**2, 0.0))
+    budget = f"shrinkage {e.logZ_err:.2g}, importance {own_err:.2g}, coverage {gap_err:.2g}, ODE {r['ode_error']:.1g}"
+    budget += f", prior fraction {norm_err:.2g}" if norm_err else ""
     return lines + _line("  error sources", f"{budget} nats")
 
 

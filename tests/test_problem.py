@@ -104,6 +104,15 @@ def test_space_describes_the_prior():
     np.testing.assert_allclose(jax.jit(space.logprior)(x), [prior.log_prob(row) for row in x], rtol=1e-6)
 
 
+def test_space_renormalises_a_constrained_prior():
+    """A third is allowed: its density is three times as high there, up to the error of the fraction."""
+    prior = pr.Prior(a=pr.uniform(0, 3), constraint=lambda p: p["a"] < 1)
+    problem = Problem(prior, lambda p: p["a"])
+    x = prior.sample(0, 5)
+    gain = problem.space().logprior(x) - jax.vmap(prior.log_prob)(x)
+    np.testing.assert_allclose(gain, math.log(3), atol=4 * problem.constraint_logmass[1])
+
+
 def test_hosted_prior_makes_a_hosted_problem():
     """A transform in plain Python can't go inside jit."""
     prior = pr.Prior(a=pr.normal(0, 1), transform=lambda p: {"e": math.exp(p["a"])})

@@ -199,11 +199,18 @@ EXACT = np.log(2 * np.pi * 0.01 / 4)
 FEW = fusions.nested(n_live=60)
 
 
-def test_black_box_with_blobs_and_storage(tmp_path):
-    result = fusions.run(fusions.Problem(BOX, gaussian_on_host, blobs=("r",)), FEW, refine=QUICK, progress=False)
-    assert abs(result.logZ - EXACT) < 4 * result.logZ_err
-    assert result.logZ_err < 0.05
-    np.testing.assert_allclose(np.hypot(*result.draws[:, :2].T), result.draws[:, 2], rtol=1e-5)
+def test_black_box_with_blobs_and_storage_under_a_constraint(tmp_path):
+    """Half of the box is allowed, and half of the likelihood: renormalising the prior leaves ln Z as it is, in each estimate."""
+    half = pr.Prior(x=pr.uniform(-1, 1), y=pr.uniform(-1, 1), constraint=lambda p: p["x"] < p["y"])
+    result = fusions.run(fusions.Problem(half, gaussian_on_host, blobs=("r",)), FEW, refine=QUICK, progress=False)
+    for logZ, err in ((result.evidence.logZ, result.evidence.logZ_err), result.refined["importance"], result.refined["bridge"]):
+        assert abs(logZ - EXACT) < 4 * err
+    assert result.headline.name == "importance"
+    assert 0.05 > result.logZ_err > result.constraint_logmass[1] > 0
+    assert "prior fraction 0.003" in " ".join(str(result).split())
+    allowed = result.draws[np.isfinite(result.draws_logw)]
+    assert 0 < len(allowed) < len(result.draws)
+    np.testing.assert_allclose(np.hypot(*allowed[:, :2].T), allowed[:, 2], rtol=1e-5)
     result.save(tmp_path)
     loaded = fusions.Result.load(tmp_path)
     assert loaded.headline == result.headline
