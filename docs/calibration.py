@@ -1,6 +1,6 @@
 """Measure calibration: many seeds against exact evidences, row by row; rerun to resume.
 
-python docs/calibration.py run default|flow|slice|badflow|eprv3|calls|refined [--seeds 20] [--only NAME ...]
+python docs/calibration.py run default|flow|slice|badflow|eprv3|calls|refined|hot [--seeds 20] [--only NAME ...]
 python docs/calibration.py table        # writes docs/calibration.md from docs/results/calibration.jsonl
 """
 
@@ -40,6 +40,8 @@ REFINED = {
     "mixture10": 1000, "box_funnel10": 400, "rosenbrock10": 500, "linear_gaussian32": 400,
     **{f"eprv3_set{i}_planets{n}": 500 for n in (0, 1) for i in (1, 2, 3, 4)},
 }  # fmt: skip
+HOT = {"rosenbrock2": 500, "rosenbrock4": 500, "mixture5": 500, "eprv3_set1_planets1": 500}
+POWER = 0.8  # of the likelihood of the run before a hot start: a posterior about 1.1 times as wide
 HEAD = "| problem | seeds | exact | mean ln Z | rms error | mean claimed | mean pull | sd pull | worst | calls | s | gate |"
 TITLES = {
     "default": "Default settings (n_live = 500), nested run alone (refine=False)",
@@ -52,6 +54,17 @@ TITLES = {
 REFINED_COLUMNS = (
     "problem", "n_live", "seeds", "rms volumes", "importance: rms, claimed, pull", "bridge: rms, pull", "headline: rms, pull", "warned",
     "calls", "s", "date",
+)  # fmt: skip
+REFINED_TITLE = (
+    "## With the refine phase", "",
+    'Settings: `nested(n_live=..., cost="expensive")`, calls and seconds of nested run and refine phase together. pull: mean and',
+    "standard deviation; warned: runs whose headline carries a warning. Rows of 21 November 2026 are of the code before kernels",
+    "stood beside the flows.",
+)  # fmt: skip
+HOT_TITLE = (
+    "## Hot starts", "",
+    f"The same settings for `hot_start(problem, result)`, the result being that of a run in which the likelihood had the power {POWER};",
+    "calls of that run do not count.",
 )  # fmt: skip
 QUANTITY_HEAD = "| problem | quantity | exact | mean over seeds | relative error of the mean | spread of seeds |"
 
@@ -71,17 +84,19 @@ def load():
 
 def run(config, seeds, only, first):
     """Measure seed by seed, problem by problem, so that an interrupted campaign is balanced."""
-    refined = config == "refined"
-    names, default_seeds, options = (tuple(REFINED), 5, {"cost": "expensive"}) if refined else CONFIGS[config]
+    live = {"refined": REFINED, "hot": HOT}.get(config)
+    refined = live is not None
+    names, default_seeds, options = (tuple(live), 5, {"cost": "expensive"}) if refined else CONFIGS[config]
     names = only or names
     problems = {name: oracle(name) for name in names}
     for seed in range(first, first + (seeds or default_seeds)):
         for name in names:
             if any((r["config"], r["problem"], r["seed"]) == (config, name, seed) for r in load()):
                 continue
+            problem = changed(problems[name].problem, seed) if config == "hot" else problems[name].problem
             start = time.perf_counter()
-            algorithm = fusions.nested(**options, n_live=REFINED[name]) if refined else fusions.nested(**options)
-            result = fusions.run(problems[name].problem, algorithm, key=seed, refine=refined, progress=False)
+            algorithm = fusions.nested(**options, n_live=live[name]) if refined else fusions.nested(**options)
+            result = fusions.run(problem, algorithm, key=seed, refine=refined, progress=False)
             if result.info["signal"]:
                 sys.exit(f"Stopped by {result.info['signal']}; the rows so far are kept.")
             row = {
@@ -96,16 +111,23 @@ def run(config, seeds, only, first):
                 }
                 volumes = result.evidence.logZ, result.evidence.logZ_err
                 row |= {
-                    "n_live": REFINED[name],
+                    "n_live": live[name],
                     "volumes": volumes,
                     "headline": result.headline.name,
                     "warnings": len(result.headline.warnings),
-                    "quantities": measured(name, *result.posterior),
+                    "quantities": {} if config == "hot" else measured(name, *result.posterior),
                 }
             ROWS.parent.mkdir(exist_ok=True)
             with ROWS.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             print(f"{config} {name} {seed}: {(result.logZ - problems[name].logZ) / max(result.logZ_err, 1e-9):+.2f} sigma", flush=True)
+
+
+def changed(problem, seed):
+    """Start a problem hot, from a run in which its likelihood had a lower power."""
+    before = fusions.Problem(problem.prior, lambda p: POWER * problem.loglikelihood(p), array=problem.array)
+    result = fusions.run(before, fusions.nested(n_live=500, cost="expensive"), key=1000 + seed, progress=False)
+    return fusions.hot_start(problem, result)
 
 
 def gate(pull):
@@ -146,17 +168,15 @@ def table():
         pulls = np.concatenate(pulls)
         lines += ["", f"Pooled over {len(pulls)} runs: mean pull {pulls.mean():+.3f} (limit {3 / np.sqrt(len(pulls)):.3f}), rms pull "
                   f"{np.sqrt(np.mean(pulls**2)):.3f}.", ""]  # fmt: skip
-    lines += refined_table([r for r in rows if r["config"] == "refined"])
+    refined, hot = ([r for r in rows if r["config"] == config] for config in ("refined", "hot"))
+    lines += [*refined_table(REFINED_TITLE, refined), *quantity_table(refined), *refined_table(HOT_TITLE, hot)]
     (HERE / "calibration.md").write_text("\n".join(lines) + "\n")
 
 
-def refined_table(rows):
+def refined_table(title, rows):
     """Tabulate the three estimates of runs with a refine phase."""
     lines = [
-        "## With the refine phase", "",
-        'Settings: `nested(n_live=..., cost="expensive")`, calls and seconds of nested run and refine phase together. pull: mean and',
-        "standard deviation; warned: runs whose headline carries a warning. Rows of 21 November 2026 are of the code before kernels",
-        "stood beside the flows.", "",
+        *title, "",
         f"| {' | '.join(REFINED_COLUMNS)} |", "|---" * len(REFINED_COLUMNS) + "|",
     ]  # fmt: skip
     for name in dict.fromkeys(r["problem"] for r in rows):
@@ -177,7 +197,7 @@ def refined_table(rows):
             sum(r["warnings"] > 0 for r in mine), f"{calls:,.0f}", f"{seconds:.0f}", mine[0]["date"],
         ]  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return [*lines, "", *quantity_table(rows)] if rows else []
+    return [*lines, ""] if rows else []
 
 
 def quantity_table(rows):
@@ -201,7 +221,7 @@ def main():
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=["run", "table"], nargs="?", default="table")
-    parser.add_argument("config", choices=[*CONFIGS, "refined"], nargs="?", default="default")
+    parser.add_argument("config", choices=[*CONFIGS, "refined", "hot"], nargs="?", default="default")
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--first", type=int, default=0, help="first seed")
     parser.add_argument("--only", nargs="*")

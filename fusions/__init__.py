@@ -8,6 +8,7 @@ _EXPORTS = {
     "run": "fusions.driver",
     "Refine": "fusions.algorithms.refine",
     "attach": "fusions.again",
+    "hot_start": "fusions.hot",
     "from_numpyro": "fusions.adapters",
     "Result": "fusions.result",
     "merge": "fusions.merging",

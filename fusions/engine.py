@@ -15,6 +15,8 @@ from fusions.kernels import drive
 from fusions.layout import ALONE, Layout
 from fusions.types import Population, Walkers
 
+KEPT = 4  # pairs of which compiled functions are kept: those of one take about 5,000 memory maps, and Linux gives a process 65,530
+
 
 def forget():
     """Drop all compiled functions."""
@@ -50,7 +52,7 @@ def make_engine(problem, settings, layout=ALONE):
     return _engine(problem, settings, layout)
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=KEPT)
 def _engine(problem, settings, layout):
     space = problem.space()._replace(layout=layout)
     kernel = settings.kernel.build(space)
@@ -88,7 +90,7 @@ def make_tools(problem, settings, layout=ALONE):
     return _tools(problem, settings, layout)
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=KEPT)
 def _tools(problem, settings, layout):
     space, evaluator, traces = problem.space()._replace(layout=layout), make_evaluator(problem, layout), Counter()
     flow, kernel, counted = settings.flow.build(space), settings.kernel.build(space), _counting(traces, layout)

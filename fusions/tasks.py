@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from fusions.errors import OptionError
 
 ATTEMPTS = {"raised": 2, "timeout": 2, "died": 3}  # at one row, before a run gives up
+RATIO = "ln_prior_ratio"  # last parameter of a `Shifted` likelihood
 IMPORTABLE = "Define it at the top level of a .py file that the workers can import, or install cloudpickle."
 
 
@@ -35,6 +36,32 @@ class Task(NamedTuple):
         if self.names is None:
             return self.function(row.copy())
         return self.function(dict(zip(self.names, row.T.copy() if self.vectorized else row.tolist(), strict=True)))
+
+
+class Shifted(NamedTuple):
+    """A likelihood whose last parameter is a summand of log L that the user's function does not know.
+
+    Attributes
+    ----------
+    function : the user's likelihood.
+    array : whether it takes an array, else a dict.
+    blobs : whether it returns derived parameters too.
+    """
+
+    function: Any
+    array: bool
+    blobs: bool
+
+    def __call__(self, p):
+        """Call the function, at one point or at many."""
+        if self.array:
+            returned, ratio = self.function(p[..., :-1]), p[..., -1]
+        else:
+            returned, ratio = self.function({name: value for name, value in p.items() if name != RATIO}), p[RATIO]
+        if self.blobs:
+            logL, blobs = returned
+            return logL + ratio, blobs
+        return returned + ratio
 
 
 class Answer(NamedTuple):

@@ -246,6 +246,8 @@ RESULTS = [
     ),
     Fault("attach(result, prior)", lambda t: fusions.attach(result(), SQUARE), OptionError, "Expected a fusions.Problem, got Prior"),
     Fault("attach to another problem", lambda t: fusions.attach(result(), OTHER), OptionError, "not the one of this result"),
+    Fault("hot_start(prior, result)", lambda t: fusions.hot_start(SQUARE, result()), OptionError, "Expected a fusions.Problem, got Prior"),
+    Fault("hot_start without flows", lambda t: fusions.hot_start(BOX, result()), OptionError, "Run with refine=True"),
     Fault("attach without flows", lambda t: fusions.attach(result(), BOX), OptionError, "no flows that fit"),
     Fault("merge([3])", lambda t: fusions.merge([3]), OptionError, "non-empty list of Results"),
     Fault('plot.corner(result, ["q"])', lambda t: plot.corner(result(), ["q"]), OptionError, r"list out of .*got \['q'\]"),

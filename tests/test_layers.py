@@ -70,6 +70,7 @@ ALLOWED = {
     "algorithms.refine": {"algorithms.chains", "estimators", "flows.mixture", "kernels", "numerics"},
     "engine": {"algorithms.refine", "evaluate", "kernels.drive", "layout", "types"},
     "again": {"algorithms", "algorithms.refine", "engine", "errors", "estimators", "evaluate", "problem"},
+    "hot": {"blocks", "engine", "errors", "flows.components", "flows.matching", "priors", "problem", "tasks"},
     "begin": {"algorithms.nested", "errors", "evaluate", "evidence"},
     "checkpoint": {"errors", "storage"},
     "signals": set(),
