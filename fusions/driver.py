@@ -160,7 +160,7 @@ def _advance(session, limits, callback, bar):
             return result
         if status is Status.CONVERGED and session.refine:
             bar.note(f"fusions: nested sampling has converged after {session.mark.n_calls:,} calls; refining")
-            session.refine_phase(limits)
+            session.refine_phase(limits, bar.refining)
     except KeyboardInterrupt:
         status = session.interrupted()
     except LikelihoodError as error:

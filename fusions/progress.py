@@ -41,7 +41,7 @@ class Bar:
             warnings.simplefilter("ignore")  # a notebook without widgets gets the bar as text
             from tqdm.auto import tqdm
 
-        self._bar = tqdm(disable=not shown, unit=" levels", bar_format="{desc} | {n_fmt} levels | {elapsed} {postfix}")
+        self._bar = tqdm(disable=not shown, desc="compiling", unit=" levels", bar_format="{desc} | {n_fmt} levels | {elapsed} {postfix}")
 
     def __enter__(self):
         """Return the bar."""
@@ -63,3 +63,8 @@ class Bar:
         text = f"{snapshot.n_calls:,} calls, {100 * snapshot.efficiency:.0f} % efficient"
         self._bar.set_postfix_str(text, refresh=False)
         self._bar.update(1)
+
+    def refining(self, n_calls):
+        """Show how many likelihood calls were made, in the refine phase."""
+        self._bar.set_postfix_str(f"{n_calls:,} calls", refresh=False)
+        self._bar.set_description_str("refining")

@@ -155,8 +155,14 @@ class Session:
             state, iteration, rng.bit_generator.state, len(ledger.blocks), ledger.n_calls, dict(ledger.seconds), ledger.elapsed()
         )
 
-    def refine_phase(self, limits):
-        """Refine a converged run; if it is left early, only the likelihood values at its draws are kept."""
+    def refine_phase(self, limits, show):
+        """Refine a converged run; if it is left early, only the likelihood values at its draws are kept.
+
+        Parameters
+        ----------
+        limits : Limits
+        show : called with the number of likelihood calls so far.
+        """
         start, before, budget = time.perf_counter(), self.ledger.seconds["refine"], self._budget(limits)
         tools, traces = make_tools(self.problem, self.refine, self.layout)
         n_traced, found = sum(traces.values()), None
@@ -166,11 +172,15 @@ class Session:
             self.cut = bool(self.team.highest(int(left)))
             return self.cut
 
+        def spent(n_calls):
+            self._spent(n_calls)
+            show(self.ledger.n_calls)
+
         with self.signals.interruptible(patient=False):
             points, rng = self.ledger.points(self.mark.nested), generator(self.mark.rng)
             tools = tools._replace(target=self._remembered(tools.target))
             if not expired():
-                found = refinement.refine(self.k_refine, rng, self.refine, tools, points, budget, self._most(limits), self._spent, expired)
+                found = refinement.refine(self.k_refine, rng, self.refine, tools, points, budget, self._most(limits), spent, expired)
         self.ledger.seconds["refine"] = before + time.perf_counter() - start
         self.n_compiled += sum(traces.values()) - n_traced
         self.refined = self._refined_fields(found) if found is not None else None
