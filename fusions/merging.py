@@ -3,7 +3,9 @@
 import numpy as np
 
 from fusions.errors import OptionError, Status
+from fusions.estimators import importance
 from fusions.result import Result
+from fusions.table import with_error
 
 SEVERITY = (
     Status.CONVERGED,
@@ -12,8 +14,10 @@ SEVERITY = (
     Status.MAX_CALLS,
     Status.MAX_TIME,
     Status.INTERRUPTED,
+    Status.TERMINATED,
     Status.FAILED,
 )
+SIGMAS = 3  # by which estimates of two runs may differ
 
 
 def merge(results):
@@ -26,7 +30,9 @@ def merge(results):
     Returns
     -------
     Result with the ledgers together (births say which points were alive when), live points, calls, seconds
-    and compilations summed, no level trace, the worst status, and the parts' facts in info["parts"].
+    and compilations summed, no level trace, the worst status, and the parts' facts in info["parts"]. If all
+    runs report importance sampling, so does this, from all draws together; the flows stay with the parts. A
+    warning tells of runs that disagree.
     """
     results = [results] if isinstance(results, Result) else list(results)
     _check_mergeable(results)
@@ -42,7 +48,7 @@ def merge(results):
     info = {
         **{k: first.info[k] for k in ("name", "path", "fingerprint") if k in first.info},
         "parts": [{**r.info, "n_live": r.n_live, "status": r.status.name} for r in results],
-        "warnings": list(notes),
+        "warnings": [*notes, *_disagreements(results)],
     }
     return Result(
         first.names,
@@ -59,7 +65,49 @@ def merge(results):
         n_compilations=sum(r.n_compilations for r in results),
         constraint_logmass=min((r.constraint_logmass for r in results), key=lambda m: m[1]),
         info=info,
+        **_merged_refinement(results),
     )
+
+
+def _merged_refinement(results):
+    """Return the fields of the refine phase, with all draws together; none if one of the parts does not report its own."""
+    if any(r.headline.name != "importance" for r in results):
+        return {}
+    parts = [r.refined for r in results]
+    logw, norm_err = np.concatenate([r.draws_logw for r in results]), min(r.constraint_logmass[1] for r in results)
+    found = importance(logw)
+    bridges, gaps = np.array([p["bridge"] for p in parts]), np.array([p["coverage"] for p in parts])
+    bridge = float(bridges[:, 0].mean())
+    refined = {
+        "importance": (found.logZ, float(np.hypot(found.logZ_err, norm_err))), "bridge": (bridge, _of_mean(bridges[:, 1])),
+        "coverage": (found.logZ - bridge, _of_mean(gaps[:, 1])), "ess": found.ess, "khat": found.khat, "n_draws": len(logw),
+        "n_calls": sum(p["n_calls"] for p in parts), "ode_error": max(p["ode_error"] for p in parts),
+        "rounds": [[found.logZ, found.logZ_err, found.ess / len(logw)]],
+        "chains": {
+            "n_moves": min(p["chains"]["n_moves"] for p in parts), "drift": max(p["chains"]["drift"] for p in parts),
+            "settled": all(p["chains"]["settled"] for p in parts),
+        },
+        "settings": parts[0]["settings"],
+    }  # fmt: skip
+    return {"refined": refined, "draws": np.concatenate([r.draws for r in results]), "draws_logw": logw}
+
+
+def _of_mean(errors):
+    """Return the error of the mean of independent values."""
+    return float(np.sqrt(np.sum(errors**2)) / len(errors))
+
+
+def _disagreements(results):
+    """Tell of the first pair of runs whose ln Z differ by more than their errors allow."""
+    for j, b in enumerate(results):
+        for i, a in enumerate(results[:j]):
+            if abs(a.logZ - b.logZ) > SIGMAS * np.hypot(a.logZ_err, b.logZ_err):
+                return [
+                    f"runs {i} and {j} of the merged ones disagree (ln Z {with_error(a.logZ, a.logZ_err)} and "
+                    f"{with_error(b.logZ, b.logZ_err)}): one of them lost or never found a part of the posterior. Run both again with "
+                    "twice the live points."
+                ]
+    return []
 
 
 def _check_mergeable(results):

@@ -56,7 +56,7 @@ ALLOWED = {
     "exports": {"errors", "storage"},
     "notebook": {"errors", "table"},
     "result": {"errors", "evidence", "exports", "headline", "notebook", "numerics", "plot.page", "storage", "table"},
-    "merging": {"errors", "result"},
+    "merging": {"errors", "estimators", "result", "table"},
     "ledger": GROUND | {"evidence"},
     "progress": GROUND,
     "tasks": {"errors"},

@@ -10,6 +10,7 @@ import pytest
 from ledgers import convention_shift, gaussian_ball, half_zero, make_result, wedding_cake
 
 from fusions.errors import FileError, OptionError, Status
+from fusions.estimators import importance
 from fusions.merging import merge
 from fusions.result import Result
 from fusions.storage import distinct_rows, math_label
@@ -286,6 +287,47 @@ def test_merge_tightens_the_error(name):
     live = np.concatenate([p.logL[-p.n_live :] for p in parts])
     np.testing.assert_array_equal(merged.logL[-200:], live)
     assert merged.samples().logZ() - merged.logZ == pytest.approx(convention_shift(merged), abs=3e-3)
+
+
+def refined(seed, error=0.0):
+    """Make a run on the ball, with draws from a flow whose ln Z has an error."""
+    result, rng = make_result(gaussian_ball(), seed=seed, n_kill=10), np.random.default_rng(seed)
+    logZ = gaussian_ball().logZ + error
+    logw = logZ + rng.normal(-0.005, 0.1, 2000)  # of mean weight one
+    found = importance(logw)
+    fields = {
+        "importance": (found.logZ, found.logZ_err), "bridge": (logZ, 0.02), "coverage": (0.0, 0.02), "ess": found.ess,
+        "khat": found.khat, "n_draws": 2000, "n_calls": 4000, "ode_error": 1e-6, "rounds": [[found.logZ, found.logZ_err, 0.9]],
+        "chains": {"n_moves": 40, "drift": 1.0, "settled": True}, "settings": "Refine()",
+    }  # fmt: skip
+    return replace(result, refined=fields, draws=result.theta[rng.integers(0, len(result.theta), 2000)], draws_logw=logw)
+
+
+def test_merge_of_refined_runs_takes_their_draws_together(tmp_path):
+    parts = [refined(seed) for seed in (1, 2)]
+    merged = merge(parts)
+    assert merged.headline.name == "importance"
+    assert merged.logZ_err == pytest.approx(parts[0].logZ_err / np.sqrt(2), rel=0.1)
+    assert abs(merged.logZ - gaussian_ball().logZ) < 4 * merged.logZ_err
+    assert merged.refined["n_draws"] == len(merged.draws) == len(merged.posterior[1]) == 4000
+    assert merged.refined["bridge"][1] == pytest.approx(0.02 / np.sqrt(2))
+    assert not merged.info["warnings"]
+    merged.save(tmp_path)
+    assert str(Result.load(tmp_path)) == str(merged)
+    mixed = merge([parts[0], replace(parts[1], refined=None)])
+    assert mixed.refined is None
+    assert mixed.headline.name == "volumes"
+
+
+def test_merge_warns_of_runs_that_disagree():
+    merged = merge([refined(1), refined(2, error=0.1)])
+    assert any("runs 0 and 1 of the merged ones disagree" in note for note in merged.info["warnings"])
+
+
+def test_merge_takes_the_worst_status():
+    first, second = (make_result(gaussian_ball(), seed=s, n_kill=10) for s in (1, 2))
+    for status in Status:
+        assert merge([first, replace(second, status=status)]).status is (Status.CONVERGED if status is Status.CONVERGED else status)
 
 
 def test_merged_run_survives_saving_and_files(tmp_path):
