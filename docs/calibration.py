@@ -40,7 +40,7 @@ REFINED = {
     "mixture10": 1000, "box_funnel10": 400, "rosenbrock10": 500, "linear_gaussian32": 400,
     **{f"eprv3_set{i}_planets{n}": 500 for n in (0, 1) for i in (1, 2, 3, 4)},
 }  # fmt: skip
-HOT = {"rosenbrock2": 500, "rosenbrock4": 500, "mixture5": 500, "eprv3_set1_planets1": 500}
+HOT = dict.fromkeys(("rosenbrock2", "rosenbrock4", "mixture5", "eprv3_set1_planets1"), 2000)
 POWER = 0.8  # of the likelihood of the run before a hot start: a posterior about 1.1 times as wide
 HEAD = "| problem | seeds | exact | mean ln Z | rms error | mean claimed | mean pull | sd pull | worst | calls | s | gate |"
 TITLES = {
