@@ -49,11 +49,12 @@ class Engine(NamedTuple):
 
 def make_engine(problem, settings, layout=ALONE):
     """Build the compiled functions of a `Problem` with the settings of an algorithm, once per `Layout`."""
-    return _engine(problem, settings, layout)
+    return _engine(problem, settings, layout, jnp.result_type(float))
 
 
 @functools.lru_cache(maxsize=KEPT)
-def _engine(problem, settings, layout):
+def _engine(problem, settings, layout, precision):
+    del precision  # of the user's x64 flag: another one needs other functions
     space = problem.space()._replace(layout=layout)
     kernel = settings.kernel.build(space)
     evaluator = make_evaluator(problem, layout)
@@ -87,11 +88,12 @@ def make_tools(problem, settings, layout=ALONE):
     -------
     Tools, Counter of tracings
     """
-    return _tools(problem, settings, layout)
+    return _tools(problem, settings, layout, jnp.result_type(float))
 
 
 @functools.lru_cache(maxsize=KEPT)
-def _tools(problem, settings, layout):
+def _tools(problem, settings, layout, precision):
+    del precision
     space, evaluator, traces = problem.space()._replace(layout=layout), make_evaluator(problem, layout), Counter()
     flow, kernel, counted = settings.flow.build(space), settings.kernel.build(space), _counting(traces, layout)
 

@@ -59,7 +59,8 @@ def hot_start(problem, result):
         )
     if prior.constraint is not None:
         raise OptionError("Expected a prior without a constraint. Let the likelihood return -inf where it does not hold.")
-    near = _near(source, prior.periodic)
+    space = problem.space()
+    near = _near(source, space)
     period = np.where(prior.periodic, 2 * np.pi, np.inf)
 
     def log_prob(x):
@@ -71,7 +72,7 @@ def hot_start(problem, result):
 
     block = Block(
         (*prior.names, RATIO), prior.dim, partial(_theta, prior, log_ratio if prior.theta_traceable else jax.jit(log_ratio)), "hot_start",
-        prior.periodic, prior.theta_traceable, partial(_draw, prior, near), log_prob, prior.traceable,
+        prior.periodic, prior.theta_traceable, partial(_draw, prior, space, near), log_prob, prior.traceable,
     )  # fmt: skip
     return Problem(
         Prior(block), Shifted(problem.loglikelihood, problem.array, bool(problem.blobs)), labels=problem.labels, blobs=problem.blobs,
@@ -79,32 +80,25 @@ def hot_start(problem, result):
     )  # fmt: skip
 
 
-def _near(source, periodic):
+def _near(source, space):
     """Fit Gaussians to draws of the flows, in internal coordinates."""
     tools, _ = make_tools(source.problem, source.settings)
     states = [state for pair in source.flows for state in pair]
     keys = jax.random.split(jax.random.key(0), BATCHES + 1)
     x = jnp.concatenate([tools.draw(key, states[i % len(states)]) for i, key in enumerate(keys[1:])])
-    return jax.jit(_fitted, static_argnums=2)(keys[0], x, periodic)
 
+    def fitted(key, x):
+        weights = jnp.ones(len(x), x.dtype)
+        shift, scale = whiten(x, weights, space.periodic)
+        y = jax.scipy.linalg.solve_triangular(scale, space.wrap(x - shift).T, lower=True).T
+        period = jnp.where(jnp.array(space.periodic), 2 * jnp.pi / jnp.diag(scale), jnp.inf)
+        start = standard_components(COMPONENTS, space.dim, x.dtype)
+        found = fit_components(key, y, weights, start, period, ITERATIONS)
+        return found._replace(means=shift + found.means @ scale.T, factors=scale @ found.factors)
 
-def _fitted(key, x, periodic):
-    weights, circle = jnp.ones(len(x), x.dtype), jnp.array(periodic)
-    shift, scale = whiten(x, weights, periodic)
-    y = jax.scipy.linalg.solve_triangular(scale, jnp.where(circle, _turned(x - shift), x - shift).T, lower=True).T
-    period = jnp.where(circle, 2 * jnp.pi / jnp.diag(scale), jnp.inf)
-    start = standard_components(COMPONENTS, x.shape[1], x.dtype)
-    found = fit_components(key, y, weights, start, period, ITERATIONS)
-    means, factors = shift + found.means @ scale.T, scale @ found.factors
-    k = len(WIDTHS)
-    return Components(
-        jnp.tile(found.logweights - jnp.log(k), k), jnp.tile(means, (k, 1)), jnp.concatenate([width * factors for width in WIDTHS])
-    )
-
-
-def _turned(x):
-    """Bring angles to [-pi, pi)."""
-    return (x + jnp.pi) % (2 * jnp.pi) - jnp.pi
+    found, k = jax.jit(fitted)(keys[0], x), len(WIDTHS)
+    factors = jnp.concatenate([width * found.factors for width in WIDTHS])
+    return Components(jnp.tile(found.logweights - np.log(k), k), jnp.tile(found.means, (k, 1)), factors)
 
 
 def _theta(prior, log_ratio, x):
@@ -114,9 +108,8 @@ def _theta(prior, log_ratio, x):
     return jnp.append(prior.theta(x), log_ratio(x))
 
 
-def _draw(prior, near, key, n):
+def _draw(prior, space, near, key, n):
     """Draw n points (n, d) of the mixture of the prior and of the Gaussians."""
     k_side, k_prior, k_near = jax.random.split(key, 3)
-    x = draw_mixture(k_near, near, n)
-    x = jnp.where(jnp.array(prior.periodic), _turned(x), x)
+    x = space.wrap(draw_mixture(k_near, near, n))
     return jnp.where(jax.random.bernoulli(k_side, PRIOR_SHARE, (n, 1)), prior.sample(k_prior, n), x)

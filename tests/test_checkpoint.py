@@ -22,6 +22,7 @@ from fusions.algorithms import refine as refinement
 from fusions.algorithms.chains import Chains
 from fusions.algorithms.refine import Refine
 from fusions.checkpoint import Checkpoint
+from fusions.engine import forget
 from fusions.errors import CheckpointError, LikelihoodError, OptionError, Status
 from fusions.estimators import importance
 from fusions.flows.cnf import CNF
@@ -295,8 +296,11 @@ def test_checkpoint_of_another_run_is_refused(name, copy):
 
 
 def test_other_precision_is_refused(copy):
+    """What is compiled for it does not serve the runs after it."""
+    forget()
     with enable_x64(True), pytest.raises(CheckpointError, match="precision was float32, now is float64"):  # noqa: FBT003
         run(checkpoint=copy)
+    assert run(checkpoint=copy).status is Status.CONVERGED
 
 
 def test_other_version_is_refused(copy, monkeypatch):
