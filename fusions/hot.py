@@ -5,6 +5,7 @@ Das & Gelderblom 2019, doi:10.1007/s11222-018-9841-3). A prior close to the post
 """
 
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,8 @@ import numpy as np
 from fusions.blocks import Block
 from fusions.engine import make_tools
 from fusions.errors import OptionError
-from fusions.flows.components import Components, draw_mixture, fit_components, mixture_logprob, standard_components
+from fusions.flows.cnf import coordinates
+from fusions.flows.components import draw_mixture, fit_components, mixture_logprob, standard_components, widened
 from fusions.flows.matching import whiten
 from fusions.priors import Prior
 from fusions.problem import Problem
@@ -24,6 +26,13 @@ COMPONENTS = 24
 ITERATIONS = 20  # of expectation maximisation
 WIDTHS = (1.0, 2.0)  # of the Gaussians, half of the draws each: the posterior may have moved by a part of its width
 PRIOR_SHARE = 0.2  # of draws from the prior itself: nothing that it allows is lost
+
+
+class Frame(NamedTuple):
+    """Whitening: shift (d,) and lower triangular scale (d, d)."""
+
+    shift: Any
+    scale: Any
 
 
 def hot_start(problem, result):
@@ -87,18 +96,16 @@ def _near(source, space):
     keys = jax.random.split(jax.random.key(0), BATCHES + 1)
     x = jnp.concatenate([tools.draw(key, states[i % len(states)]) for i, key in enumerate(keys[1:])])
 
+    period_of, whitened = coordinates(space)
+
     def fitted(key, x):
         weights = jnp.ones(len(x), x.dtype)
-        shift, scale = whiten(x, weights, space.periodic)
-        y = jax.scipy.linalg.solve_triangular(scale, space.wrap(x - shift).T, lower=True).T
-        period = jnp.where(jnp.array(space.periodic), 2 * jnp.pi / jnp.diag(scale), jnp.inf)
+        frame = Frame(*whiten(x, weights, space.periodic))
         start = standard_components(COMPONENTS, space.dim, x.dtype)
-        found = fit_components(key, y, weights, start, period, ITERATIONS)
-        return found._replace(means=shift + found.means @ scale.T, factors=scale @ found.factors)
+        found = fit_components(key, whitened(frame, x), weights, start, period_of(frame), ITERATIONS)
+        return found._replace(means=frame.shift + found.means @ frame.scale.T, factors=frame.scale @ found.factors)
 
-    found, k = jax.jit(fitted)(keys[0], x), len(WIDTHS)
-    factors = jnp.concatenate([width * found.factors for width in WIDTHS])
-    return Components(jnp.tile(found.logweights - np.log(k), k), jnp.tile(found.means, (k, 1)), factors)
+    return widened(jax.jit(fitted)(keys[0], x), (1 / len(WIDTHS),) * len(WIDTHS), WIDTHS)
 
 
 def _theta(prior, log_ratio, x):

@@ -4,6 +4,7 @@ import numpy as np
 
 from fusions.errors import OptionError, Status
 from fusions.estimators import importance
+from fusions.headline import SIGMAS
 from fusions.result import Result
 from fusions.table import with_error
 
@@ -17,7 +18,6 @@ SEVERITY = (
     Status.TERMINATED,
     Status.FAILED,
 )
-SIGMAS = 3  # by which estimates of two runs may differ
 
 
 def merge(results):

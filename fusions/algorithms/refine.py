@@ -158,8 +158,7 @@ def refine(key, rng, settings, tools, points, budget, most, spent, expired):
     chains = run_chains(k_chains, rng, tools.kernel, tools.target, points, starts, tools.periodic, budget, most_chains, spent, expired)
     budget = int(min(max(budget - chains.n_calls, LEAST_LEFT * budget), most - chains.n_calls))
     per_round = UNIT * int(np.clip(budget * ROUND_SHARE / UNIT, 1, 4))
-    flows = [[tools.init(k) for k in jax.random.split(k_init)]]
-    rounds, history, best_share, left = [], [], 0.0, budget
+    flows, rounds, history, best_share, left = [[tools.init(k) for k in jax.random.split(k_init)]], [], [], 0.0, budget
 
     def fitted(i, flows):
         """Fit once more, and give the flows of the last fits and a key to draw from them."""

@@ -79,6 +79,16 @@ def draw_mixture(key, base, n):
     return spread_out(base, k, jax.random.normal(k_normal, (n, base.means.shape[1]), base.means.dtype))
 
 
+def widened(base, shares, scales):
+    """Give each component several widths: a share of its draws from it made so many times wider, for each of them."""
+    logs = jnp.log(jnp.array(shares, base.means.dtype))
+    return Components(
+        jnp.concatenate([base.logweights + log for log in logs]),
+        jnp.tile(base.means, (len(shares), 1)),
+        jnp.concatenate([scale * base.factors for scale in scales]),
+    )
+
+
 def far_points(key, y, weights, k, period):
     """Choose k centres among rows y (n, d) by greedy k-means++ (Arthur & Vassilvitskii 2007, section 5).
 

@@ -21,6 +21,7 @@ from fusions.flows.components import (
     spread_out,
     standard_components,
     standardised,
+    widened,
 )
 from fusions.flows.density import with_kernels
 from fusions.flows.path import wrap
@@ -128,13 +129,8 @@ class MixtureCNF:
 
             return velocity, local
 
-        def widened(base):
-            logs = jnp.log(jnp.array([1 - self.wide_share, self.wide_share], base.means.dtype))
-            return Components(
-                jnp.concatenate([base.logweights + logs[0], base.logweights + logs[1]]),
-                jnp.tile(base.means, (2, 1)),
-                jnp.concatenate([base.factors, self.wide_scale * base.factors]),
-            )
+        def spread(base):
+            return widened(base, (1 - self.wide_share, self.wide_share), (1.0, self.wide_scale))
 
         def init(key):
             dtype = jnp.zeros(()).dtype
@@ -173,12 +169,12 @@ class MixtureCNF:
 
         def sample(key, state, n):
             period = period_of(state)
-            y0 = wrap(draw_mixture(key, widened(state.base), n), period)
+            y0 = wrap(draw_mixture(key, spread(state.base), n), period)
             y1 = space.layout.rowwise(lambda y: mover(state, period, divergence=False)(y)[0])(y0)
             return space.wrap(state.shift + y1 @ state.scale.T)
 
         def base_logq(state, y0, logdet, period):
-            return mixture_logprob(widened(state.base), y0, period, space.periodic) - logdet - jnp.sum(jnp.log(jnp.diag(state.scale)))
+            return mixture_logprob(spread(state.base), y0, period, space.periodic) - logdet - jnp.sum(jnp.log(jnp.diag(state.scale)))
 
         def logq_rows(state, x):
             period = period_of(state)
@@ -195,12 +191,12 @@ class MixtureCNF:
                 y1, logdet = mover(state, period)(y0)
                 return base_logq(state, y0, logdet, period) - logq_rows(state, space.wrap(state.shift + y1 @ state.scale.T))
 
-            return space.layout.rowwise(rows, dim)(wrap(draw_mixture(key, widened(state.base), n), period))
+            return space.layout.rowwise(rows, dim)(wrap(draw_mixture(key, spread(state.base), n), period))
 
         def path(key, state, n, times):
             period = period_of(state)
             velocity = local_velocity(state.base, period)[0]
-            y0 = wrap(draw_mixture(key, widened(state.base), n), period)
+            y0 = wrap(draw_mixture(key, spread(state.base), n), period)
             y = trajectory(lambda y, t: velocity(state.ema_params, y, t), y0, times, steps=self.ode_steps)
             return space.wrap(state.shift + y @ state.scale.T)
 
