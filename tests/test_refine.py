@@ -174,8 +174,7 @@ def test_expectation_maximisation_finds_separate_modes():
     assert float(logq.mean()) == pytest.approx(ideal, abs=0.1)
 
 
-@pytest.mark.calibration
-@pytest.mark.parametrize("name", ["shells2", "linear_gaussian5"])
+@pytest.mark.parametrize("name", ["shells2", pytest.param("linear_gaussian5", marks=pytest.mark.calibration)])
 def test_refined_evidence(name):
     oracle = oracles.ORACLES[name]()
     result = fusions.run(oracle.problem, fusions.nested(n_live=200, cost="expensive"), key=1, refine=LIGHT, progress=False)
