@@ -141,6 +141,11 @@ class Points(NamedTuple):
     logw: np.ndarray
 
 
+def tempered(logw, logL, beta):
+    """Turn log weights of the posterior into those of prior x L^beta; -inf stays."""
+    return np.where(np.isfinite(logw), logw + (beta - 1) * np.where(np.isfinite(logL), logL, 0.0), -np.inf)
+
+
 class Running(NamedTuple):
     """Evidence so far, and the sum of squared weights, updated death by death with E[ln t] = -1/n."""
 

@@ -87,7 +87,7 @@ def _merged_refinement(results):
             "n_moves": min(p["chains"]["n_moves"] for p in parts), "drift": max(p["chains"]["drift"] for p in parts),
             "settled": all(p["chains"]["settled"] for p in parts),
         },
-        "settings": parts[0]["settings"],
+        "modes": max((p.get("modes", []) for p in parts), key=len), "settings": parts[0]["settings"],
     }  # fmt: skip
     return {"refined": refined, "draws": np.concatenate([r.draws for r in results]), "draws_logw": logw}
 

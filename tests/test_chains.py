@@ -6,7 +6,7 @@ import oracles
 import pytest
 from scipy.special import ndtri
 
-from fusions.algorithms.chains import FALSE_ALARM, FEWEST, KEPT, Chains, _drift, run_chains
+from fusions.algorithms.chains import FALSE_ALARM, FEWEST, KEPT, Chains, _drift, chains_for, run_chains
 from fusions.algorithms.refine import Refine
 from fusions.engine import make_tools
 from fusions.evidence import Points
@@ -55,15 +55,22 @@ def test_masses_of_modes_are_set_right(mixture):
     closest = np.argmin(np.sum((theta[:, None] - centres) ** 2, axis=2), axis=1)
     found = np.bincount(closest, minlength=4) / len(theta)
     # means over places of one chain are correlated: count the chains alone
-    np.testing.assert_allclose(found, WEIGHTS, atol=4 * np.sqrt(0.25 / FEWEST))
+    np.testing.assert_allclose(found, WEIGHTS, atol=4 * np.sqrt(0.25 / len(chains.fold)))
 
 
 def test_chains_count_their_calls_and_compile_once(mixture):
     _, _, chains, spent, traces = mixture
-    assert sum(spent) == chains.n_calls <= chains.n_moves * FEWEST
-    assert chains.x.shape == (KEPT, FEWEST, 3)
+    assert sum(spent) == chains.n_calls <= chains.n_moves * len(chains.fold)
+    assert chains.x.shape == (KEPT, chains_for(3, 400_000), 3)
     assert traces["propose"] == traces["tune"] == 1
     assert chains.settled
+
+
+def test_there_are_as_many_chains_as_the_budget_lets_make_their_moves():
+    assert chains_for(2, 20_000) == 128
+    assert chains_for(10, 20_000) == FEWEST
+    assert chains_for(10, 100_000) == 164
+    assert chains_for(10, 1_000_000) == 256
 
 
 def test_kernels_are_tuned_on_the_other_fold_once_chains_have_settled(plane):
@@ -91,7 +98,7 @@ def test_kernels_are_tuned_on_the_other_fold_once_chains_have_settled(plane):
 def test_folds_keep_apart(mixture):
     chains = mixture[2]
     x, logL, chain = chains.of_fold(1)
-    assert x.shape == (KEPT * FEWEST // 2, 3)
+    assert x.shape == (KEPT * len(chains.fold) // 2, 3)
     np.testing.assert_array_equal(x[chain == 0], chains.x[:, 1])
     np.testing.assert_array_equal(logL[chain == 0], chains.logL[:, 1])
 

@@ -15,7 +15,7 @@ import numpy as np
 from fusions.numerics import systematic_resample
 from fusions.types import Population, Walkers
 
-CHAINS_PER_DIM, FEWEST, MOST = 32, 128, 256  # chains
+CHAINS_PER_DIM, FEWEST, MOST = 32, 64, 256  # chains
 SWEEP = 8  # moves between two fits of the kernel, later this share of all moves so far
 KEPT = 16  # places in the last third of each chain that are kept
 APART = 2  # times the moves until chains seem settled, when they may end
@@ -24,6 +24,7 @@ ROWS = 4096  # points that the kernel is fitted to
 NESTED_ROWS = 1024  # of these from the nested run, so that no mode is forgotten
 MOVES_PER_DIM = 5  # that lead to an independent place, about
 LEAST_MOVES = 2  # times d^2: moves along a ridge are random walks, and a slow drift takes time to show
+CHAIN_SHARE = 0.33  # of the usual budget, in which all chains could make their least moves
 LEAST_SHARE = 0.25  # of the usual budget, which these moves may take at most
 FALSE_ALARM = 0.2  # chance that settled chains seem to drift; two looks in a row must be calm
 
@@ -81,7 +82,7 @@ def run_chains(key, rng, kernel, target, points, starts, periodic, budget, most,
     -------
     Chains
     """
-    n_chains = int(np.clip(CHAINS_PER_DIM * points.x.shape[1], FEWEST, MOST))
+    n_chains = chains_for(points.x.shape[1], budget)
     fold, start = np.arange(n_chains) % 2, np.empty(n_chains, int)
     for f in (0, 1):
         pick = np.flatnonzero((points.fold == f) & np.isfinite(starts))
@@ -114,6 +115,12 @@ def run_chains(key, rng, kernel, target, points, starts, periodic, budget, most,
             break
     kept = np.linspace(2 * len(places) // 3, len(places) - 1, KEPT).astype(int)
     return Chains(np.array([places[i] for i in kept]), np.array([logLs[i] for i in kept]), fold, made, used, drift, settled)
+
+
+def chains_for(dim, budget):
+    """Return the number of chains, even: more in more dimensions, as far as the budget lets each make its least moves and as many again."""
+    wanted = np.clip(CHAINS_PER_DIM * dim, 2 * FEWEST, MOST)
+    return 2 * int(max(min(wanted, CHAIN_SHARE * budget / (LEAST_MOVES * dim**2)), FEWEST) // 2)
 
 
 def _walk(key, rng, kernel, target, params, x, logL, n_moves):

@@ -13,7 +13,9 @@ import jax
 import numpy as np
 
 from fusions.algorithms.chains import Chains, run_chains
+from fusions.algorithms.modes import survey
 from fusions.estimators import FINITE_KHAT, TRUSTED_KHAT, Importance, bridge, importance
+from fusions.evidence import Points, tempered
 from fusions.flows.mixture import MixtureCNF
 from fusions.kernels import Jump
 from fusions.numerics import effective_sample_size, logsumexp, systematic_resample
@@ -31,6 +33,8 @@ N_BOOTSTRAP = 64
 INFORMATION = (0.6, 0.3)  # of two tempered targets, relative to that of the posterior
 START_SHARES = (0.8, 0.1, 0.1)  # of chains that start from the posterior and from these
 TARGET_SHARES = (0.7, 0.15, 0.15)  # of the posterior and of these in the training set
+MODE_SHARE = 0.15  # of all these, in equal parts from the modes, if there are several
+SURVEY_SHARE = 0.2  # of the budget, which looking for modes may take
 NESTED_TRUST = 0.25  # weight of nested points and of chains relative to their effective size
 CHAIN_BUDGET = 2  # budgets that chains may spend until they have settled
 LEAST_LEFT = 0.75  # of the budget that is left after the chains
@@ -116,6 +120,7 @@ class Refined(NamedTuple):
     draws : the final `Draws`.
     flows : what they were drawn from, a pair of flow states (one per fold) for each fit.
     chains : `Chains` at the posterior.
+    modes : (m,) ln of the part of the evidence of each mode, to about 0.4; none if fewer than two were found.
     """
 
     importance: Importance
@@ -126,6 +131,7 @@ class Refined(NamedTuple):
     draws: Draws
     flows: list
     chains: Chains
+    modes: np.ndarray
 
 
 def refine(key, rng, settings, tools, points, budget, most, spent, expired):
@@ -150,12 +156,18 @@ def refine(key, rng, settings, tools, points, budget, most, spent, expired):
     if budget < 3 * UNIT:
         return None
     k_init, k_rounds, k_final, k_check, k_chains = jax.random.split(key, 5)
+    modes, n_calls = _surveyed(rng, tools, points, budget, spent)
+    budget, most = budget - n_calls, most - n_calls
     betas = betas_of(points)
+    points, local = _with_modes(points, modes)
     starts = np.logaddexp.reduce(
-        [np.log(s) + _normal(_at(points.logw, points.logL, b)) for s, b in zip(START_SHARES, (1.0, *betas), strict=True)]
+        [np.log(s) + _normal(tempered(points.logw, points.logL, b)) for s, b in zip(START_SHARES, (1.0, *betas), strict=True)]
     )
+    known = points._replace(logw=_blended(_normal(points.logw), local))
     most_chains = min(CHAIN_BUDGET * budget, most // 2, most - 2 * UNIT)
-    chains = run_chains(k_chains, rng, tools.kernel, tools.target, points, starts, tools.periodic, budget, most_chains, spent, expired)
+    chains = run_chains(
+        k_chains, rng, tools.kernel, tools.target, known, _blended(starts, local), tools.periodic, budget, most_chains, spent, expired
+    )
     budget = int(min(max(budget - chains.n_calls, LEAST_LEFT * budget), most - chains.n_calls))
     per_round = UNIT * int(np.clip(budget * ROUND_SHARE / UNIT, 1, 4))
     flows, rounds, history, best_share, left = [[tools.init(k) for k in jax.random.split(k_init)]], [], [], 0.0, budget
@@ -163,7 +175,7 @@ def refine(key, rng, settings, tools, points, budget, most, spent, expired):
     def fitted(i, flows):
         """Fit once more, and give the flows of the last fits and a key to draw from them."""
         k_fit, k_draw = jax.random.split(jax.random.fold_in(k_rounds, i))
-        return [_train(k_fit, rng, tools, flows[0], points, chains, rounds, betas), *(flows[: FITS - 1] if i else [])], k_draw
+        return [_train(k_fit, rng, tools, flows[0], points, chains, rounds, betas, local), *(flows[: FITS - 1] if i else [])], k_draw
 
     for i in range(settings.max_rounds):
         flows, k_draw = fitted(i, flows)
@@ -186,7 +198,7 @@ def refine(key, rng, settings, tools, points, budget, most, spent, expired):
         estimate = importance(draws.logw)
     ode_error = float(np.sqrt(np.mean(tools.roundtrip(k_check, best[0][0]) ** 2)))
     bridged, coverage = _bridge(rng, tools, best, chains, draws, estimate.logZ)
-    return Refined(estimate, bridged, coverage, ode_error, np.array(history), draws, best, chains)
+    return Refined(estimate, bridged, coverage, ode_error, np.array(history), draws, best, chains, modes.logZ)
 
 
 def whole_units(n):
@@ -210,11 +222,12 @@ def _settled(history, khat):
     return len(shares) > PATIENCE and max(shares[-PATIENCE:]) < 1.1 * max(shares[:-PATIENCE])
 
 
-def _train(key, rng, tools, states, points, chains, rounds, betas):
+def _train(key, rng, tools, states, points, chains, rounds, betas, local):
     """Fit each flow to the points and chains of its fold and to the draws of the rounds, at the posterior and at two `betas` before it.
 
     At each beta a set of points counts by its effective size; nested points and chains by less, since masses of modes drift and places of
-    a chain depend on each other. Chains count at the posterior alone: few of them would carry a wider target.
+    a chain depend on each other. Chains count at the posterior alone: few of them would carry a wider target. `local` are log weights of
+    the points that represent each mode alike.
     """
     out = []
     for fold, k in enumerate(jax.random.split(key)):
@@ -223,13 +236,59 @@ def _train(key, rng, tools, states, points, chains, rounds, betas):
         x = np.concatenate([points.x[nested], chain_x, *(r.x for r in rounds)])
         target = np.full(len(x), -np.inf)
         for share, beta in zip(TARGET_SHARES, (1.0, *betas), strict=True):
-            sets = [_shared(_at(points.logw, points.logL, beta)[nested]) + np.log(NESTED_TRUST)]
+            sets = [_shared(tempered(points.logw, points.logL, beta)[nested]) + np.log(NESTED_TRUST)]
             sets += [np.full(len(chain_x), np.log(NESTED_TRUST) if beta == 1 else -np.inf)]
-            sets += [_shared(_truncated(_at(r.logw, r.logL, beta))) for r in rounds]
+            sets += [_shared(_truncated(tempered(r.logw, r.logL, beta))) for r in rounds]
             logw = np.concatenate(sets)
             target = np.logaddexp(target, _normal(logw) + np.log(share))
+        if local is not None:
+            target = _blended(target, np.pad(local[nested], (0, len(x) - nested.sum()), constant_values=-np.inf))
         out.append(tools.fit(k, states[fold], _training_rows(rng, x, target)))
     return out
+
+
+def _surveyed(rng, tools, points, budget, spent):
+    """Look for modes; returns a `Survey` and the likelihood calls that it took."""
+    used = 0
+
+    def evaluate(x):
+        nonlocal used
+        logL, logprior = np.empty((2, len(x)))
+        for i in range(0, len(x), BATCH):
+            rows = np.full((BATCH, x.shape[1]), np.nan, points.x.dtype)
+            n = len(rows[: len(x) - i])
+            rows[:n] = x[i : i + n]
+            values, _, inside, n_calls = tools.target(rows)
+            logL[i : i + n], logprior[i : i + n] = values[:n], inside[:n]
+            spent(n_calls)
+            used += n_calls
+        return logL, logprior
+
+    return survey(rng, points, evaluate, tools.periodic, SURVEY_SHARE * budget), used
+
+
+def _with_modes(points, modes):
+    """Append the draws of a `Survey` to points, in both folds and without posterior weight.
+
+    Returns
+    -------
+    points, log weights (n,) that give each mode the same share, on its draws; None if there are no modes.
+    """
+    if len(modes.logZ) == 0:
+        return points, None
+    n, more = len(points.x), len(modes.x)
+    joined = Points(
+        np.concatenate([points.x, modes.x.astype(points.x.dtype)]),
+        np.concatenate([points.logL, modes.logL]),
+        np.concatenate([points.fold, np.arange(more) % 2]),
+        np.concatenate([points.logw, np.full(more, -np.inf)]),
+    )
+    return joined, np.concatenate([np.full(n, -np.inf), modes.logw])
+
+
+def _blended(logw, local):
+    """Give modes their share of normalised log weights (n,)."""
+    return logw if local is None else np.logaddexp(logw + np.log(1 - MODE_SHARE), _normal(local) + np.log(MODE_SHARE))
 
 
 def _normal(logw):
@@ -237,20 +296,15 @@ def _normal(logw):
     return logw - logsumexp(logw)
 
 
-def _at(logw, logL, beta):
-    """Turn log weights of the posterior into those of prior x L^beta."""
-    return np.where(np.isfinite(logw), logw + (beta - 1) * np.where(np.isfinite(logL), logL, 0.0), -np.inf)
-
-
 def betas_of(points):
     """Find the betas at which prior x L^beta has each share of the posterior's information in `INFORMATION`.
 
     Regions that live points lost on their way to the posterior are still among the points of earlier contours.
     """
-    base = _normal(_at(points.logw, points.logL, 0.0))
+    base = _normal(tempered(points.logw, points.logL, 0.0))
 
     def information(beta):
-        logw = _normal(_at(points.logw, points.logL, beta))
+        logw = _normal(tempered(points.logw, points.logL, beta))
         p = np.exp(logw)
         return float(np.sum(p[p > 0] * (logw - base)[p > 0]))
 

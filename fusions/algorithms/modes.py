@@ -1,0 +1,202 @@
+"""Modes among the points of a nested run, each followed to the posterior, however few points it has left.
+
+The masses of modes drift along a nested run, and a narrow mode may lose its last live point long before the posterior; points of earlier
+contours still show where it is. `find_modes` tells modes apart, `survey` gives each of them draws of its own.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+from scipy.stats import multivariate_t
+
+from fusions.evidence import tempered
+from fusions.numerics import effective_sample_size, logsumexp
+
+NEIGHBOURS = 10  # of a point among which a peak is the highest, or twice the dimension if that is more
+MOST_PEAKS = 128
+COMPARED = 4  # nearest higher peaks that a peak is compared with
+START = 2  # effective points per dimension that the first Gaussian of a mode is fitted to
+DRAWS = 6  # per dimension, of each Gaussian
+WANTED = 3  # effective draws per dimension, which make the next Gaussian or end the search
+TRIES = 12  # Gaussians per mode
+FIRST_LOOK = 3  # Gaussians after which a mode may be given up
+NEGLIGIBLE = 10.0  # ln of the mass, relative to the largest, below which a mode is given up
+TAIL = 5.0  # degrees of freedom of the Student t that draws come from
+BETAS = 0.85 ** np.arange(40)
+
+
+class Survey(NamedTuple):
+    """Draws from the modes, and how much posterior each mode holds.
+
+    Attributes
+    ----------
+    x : (n, d); logL : (n,) finite.
+    logw : (n,) log weights of the posterior, each mode's normalised to one.
+    logZ : (m,) ln of each mode's part of the evidence [nats], to about 0.4.
+    """
+
+    x: np.ndarray
+    logL: np.ndarray
+    logw: np.ndarray
+    logZ: np.ndarray
+
+
+@dataclasses.dataclass
+class Mode:
+    """A mode on its way to the posterior.
+
+    Attributes
+    ----------
+    law : mean (d,) and covariance (d, d) of the next draws; tried : those of the draws so far.
+    n_draws : draws so far; x, logL, logprior, logw : those inside of the prior (n, d), (n,), (n,), normalised log weights (n,).
+    logZ : ln of the mode's part of the evidence; ess : effective draws of that estimate.
+    """
+
+    law: tuple
+    x: np.ndarray
+    tried: list = dataclasses.field(default_factory=list)
+    n_draws: int = 0
+    logL: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0))
+    logprior: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0))
+    logw: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0))
+    logZ: float = -np.inf
+    ess: float = 0.0
+
+
+def find_modes(x, logL, evaluate, periodic):
+    """Label points with the mode that they belong to.
+
+    A peak is a point with no higher one among its neighbours; every point climbs to a peak from neighbour to neighbour. A peak is joined
+    to one of the nearest higher peaks if the likelihood half-way is no lower than its own (hill-valley test, Ursem 1999,
+    doi:10.1109/CEC.1999.785525).
+
+    Parameters
+    ----------
+    x : (n, d) internal coordinates; logL : (n,) finite.
+    evaluate : x (m, d) -> (logL (m,), logprior (m,)).
+    periodic : d flags.
+
+    Returns
+    -------
+    labels (n,) : mode of each point, -1 for those that climb to one of too many peaks.
+    """
+    angle = np.asarray(periodic, bool)
+    line, circle = x[:, ~angle], x[:, angle]
+    y = np.concatenate([(line - line.mean(axis=0)) / (line.std(axis=0) + 1e-12), np.cos(circle), np.sin(circle)], axis=1)
+    rank = np.empty(len(x), int)
+    rank[np.argsort(-logL, kind="stable")] = np.arange(len(x))
+    near = cKDTree(y).query(y, min(max(NEIGHBOURS, 2 * x.shape[1]) + 1, len(x)))[1]
+    higher = rank[near] < rank[:, None]
+    parent = np.where(higher.any(axis=1), near[np.arange(len(x)), higher.argmax(axis=1)], np.arange(len(x)))
+    while np.any(parent != parent[parent]):
+        parent = parent[parent]
+    peaks = np.unique(parent)
+    peaks = peaks[np.argsort(rank[peaks])][:MOST_PEAKS]
+    pairs = np.array([(i, j) for i in range(1, len(peaks)) for j in _nearest(y[peaks[:i]], y[peaks[i]])], int).reshape(-1, 2)
+    lower, upper = x[peaks[pairs[:, 0]]], x[peaks[pairs[:, 1]]]
+    between = evaluate(_wrapped(lower + 0.5 * _wrapped(upper - lower, angle), angle))[0]
+    joined = pairs[between >= logL[peaks[pairs[:, 0]]]]
+    graph = coo_array((np.ones(len(joined)), (joined[:, 0], joined[:, 1])), shape=(len(peaks),) * 2)
+    of_point = np.full(len(x), -1)
+    of_point[peaks] = connected_components(graph, directed=False)[1]
+    return of_point[parent]
+
+
+def survey(rng, points, evaluate, periodic, most):
+    """Follow each mode among the points of a nested run to the posterior.
+
+    A Gaussian is fitted to the highest points of a mode, draws from it (with the tails of a Student t) get their importance weights, and
+    the next Gaussian is fitted to all draws of this mode so far, at the largest power of the likelihood that leaves enough of them
+    effective. A mode is done when that power is one. This is population Monte Carlo (Cappe et al. 2004, doi:10.1198/106186004X12803).
+
+    Parameters
+    ----------
+    rng : numpy Generator.
+    points : `Points` of the nested run.
+    evaluate : x (m, d) -> (logL (m,), logprior (m,)).
+    periodic : d flags.
+    most : likelihood calls that the draws may take.
+
+    Returns
+    -------
+    Survey, of no modes if fewer than two hold a part of the posterior.
+    """
+    keep = np.flatnonzero(np.isfinite(points.logw) & np.isfinite(points.logL))
+    x, logL, logw = np.asarray(points.x[keep], np.float64), points.logL[keep], points.logw[keep]
+    d, angle = x.shape[1], np.asarray(periodic, bool)
+    labels = find_modes(x, logL, evaluate, periodic)
+    members = [np.flatnonzero(labels == m) for m in range(labels.max() + 1)]
+    modes, floor = [], 1e-10 * x.var(axis=0) + 1e-30
+    for mine in members:
+        if len(mine) >= d + 2:
+            wanted = min(START * d, len(mine) / 4)
+            law = _gaussian(x[mine], _coolest(logw[mine], logL[mine], wanted), angle, floor)
+            modes.append(Mode(law, np.empty((0, d))))
+    for i in range(TRIES if len(modes) > 1 else 0):
+        best = max(mode.logZ for mode in modes)
+        active = [m for m in modes if m.ess < WANTED * d and (i < FIRST_LOOK or m.logZ > best - NEGLIGIBLE)]
+        most -= len(active) * DRAWS * d
+        if not active or most < 0:
+            break
+        new = np.concatenate([_draws(rng, mode.law, DRAWS * d, angle) for mode in active])
+        for mode, *rows in zip(active, *(np.split(values, len(active)) for values in (new, *evaluate(new))), strict=True):
+            _learn(mode, *rows, angle, floor)
+    best = max((mode.logZ for mode in modes), default=-np.inf)
+    done = [mode for mode in modes if mode.ess >= WANTED * d and mode.logZ > best - NEGLIGIBLE]
+    if len(done) < 2:
+        return Survey(np.empty((0, d)), *np.empty((3, 0)))
+    columns = ([getattr(mode, name) for mode in done] for name in ("x", "logL", "logw"))
+    return Survey(*map(np.concatenate, columns), np.array([mode.logZ for mode in done]))
+
+
+def _nearest(others, row):
+    """Return the indices of the nearest of others (n, d) to a row."""
+    return np.argsort(np.sum((others - row) ** 2, axis=1), kind="stable")[:COMPARED]
+
+
+def _wrapped(x, angle):
+    """Wrap the angles of x (n, d) into [-pi, pi)."""
+    return np.where(angle, (x + np.pi) % (2 * np.pi) - np.pi, x)
+
+
+def _coolest(logw, logL, wanted):
+    """Return log weights at the largest power of the likelihood that leaves `wanted` of the points effective, or as many as possible."""
+    trials = [tempered(logw, logL, beta) for beta in BETAS]
+    sizes = np.array([effective_sample_size(trial) for trial in trials])
+    return trials[int(np.argmax(sizes >= wanted) if np.any(sizes >= wanted) else np.argmax(sizes))]
+
+
+def _gaussian(x, logw, angle, floor):
+    """Fit mean and covariance to weighted points x (n, d); correlations shrink where few are effective, variances don't fall to zero."""
+    w = np.exp(logw - logsumexp(logw))
+    delta = _wrapped(x - x[np.argmax(w)], angle)
+    mean = w @ delta
+    cov = (delta - mean).T @ (w[:, None] * (delta - mean))
+    n, d = effective_sample_size(logw), x.shape[1]
+    return x[np.argmax(w)] + mean, (n * cov + d * np.diag(np.diag(cov))) / (n + d) + np.diag(floor)
+
+
+def _draws(rng, law, n, angle):
+    """Draw n points (n, d) from a Student t with the mean and the covariance of a law."""
+    mean, cov = law
+    return _wrapped(mean + multivariate_t(shape=cov, df=TAIL).rvs(n, random_state=rng).reshape(n, -1), angle)
+
+
+def _learn(mode, x, logL, logprior, angle, floor):
+    """Add draws (n, d) to those of a mode, weigh all of them against the mixture of the laws tried, and fit the next law."""
+    inside = np.isfinite(logL) & np.isfinite(logprior)
+    mode.tried.append(mode.law)
+    mode.n_draws += len(x)
+    mode.x, mode.logL, mode.logprior = (
+        np.concatenate([old, new[inside]]) for old, new in ((mode.x, x), (mode.logL, logL), (mode.logprior, logprior))
+    )
+    if not len(mode.x):
+        return
+    logq = [multivariate_t(shape=cov, df=TAIL).logpdf(_wrapped(mode.x - mean, angle)) for mean, cov in mode.tried]
+    logw = mode.logprior + mode.logL - np.reshape(logsumexp(logq, axis=0), -1) + np.log(len(logq))
+    mode.logZ, mode.ess, mode.logw = logsumexp(logw) - np.log(mode.n_draws), effective_sample_size(logw), logw - logsumexp(logw)
+    mode.law = _gaussian(mode.x, _coolest(logw, mode.logL, WANTED * x.shape[1]), angle, floor)

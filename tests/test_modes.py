@@ -1,0 +1,121 @@
+"""Modes among nested points: told apart, and followed to the posterior when their last points lie far below it."""
+
+import numpy as np
+import pytest
+from scipy.stats import multivariate_normal as normal
+
+from fusions.algorithms import modes
+from fusions.evidence import Points
+
+CENTRES = np.array([[1.5, 1.5], [-1.5, 1.5], [1.5, -1.5], [-1.5, -1.5]])
+WEIGHTS = np.array([0.4, 0.3, 0.2, 0.1])
+WIDTH = 0.05
+CUBE = 3.0  # half the side of the prior
+
+
+class Counted:
+    """Log likelihood and flat log prior of points, which counts its calls."""
+
+    def __init__(self, logL):
+        self.logL, self.n_calls = logL, 0
+
+    def __call__(self, x):
+        """Return logL (n,), logprior (n,)."""
+        self.n_calls += len(x)
+        inside = np.all(np.abs(x) < CUBE, axis=1)
+        return np.where(inside, self.logL(x), -np.inf), np.where(inside, -x.shape[1] * np.log(2 * CUBE), -np.inf)
+
+
+def islands(x):
+    """Compute the log likelihood of four narrow Gaussians whose evidences are `WEIGHTS` times the prior density."""
+    return np.logaddexp.reduce([np.log(w) + normal(c, WIDTH**2).logpdf(x) for w, c in zip(WEIGHTS, CENTRES, strict=True)])
+
+
+def points_of(x, logL, logw=None):
+    """Make `Points` of both folds, of equal weight unless told."""
+    return Points(x, logL, np.arange(len(x)) % 2, np.full(len(x), -np.log(len(x))) if logw is None else logw)
+
+
+def around(rng, centres, width, n):
+    """Draw n points around each centre."""
+    return np.concatenate([c + width * rng.standard_normal((n, len(c))) for c in centres])
+
+
+def test_each_point_belongs_to_the_mode_that_it_is_near():
+    x = around(np.random.default_rng(0), CENTRES, 3 * WIDTH, 100)
+    labels = modes.find_modes(x, islands(x), Counted(islands), (False, False))
+    for i in range(4):
+        assert len(set(labels[100 * i : 100 * (i + 1)])) == 1
+    assert len(set(labels)) == 4
+
+
+@pytest.mark.parametrize("periodic", [False, True])
+def test_a_mode_across_the_seam_of_an_angle_is_one_mode(periodic):
+    rng = np.random.default_rng(1)
+    x = rng.uniform(-np.pi, np.pi, (500, 1))
+    logL = lambda x: 4 * np.cos(x[:, 0] - np.pi)  # noqa: E731
+    labels = modes.find_modes(x, logL(x), Counted(logL), (periodic,))
+    assert len(set(labels)) == (1 if periodic else 2)
+
+
+def test_a_curved_ridge_is_one_mode():
+    rng = np.random.default_rng(2)
+    a = rng.uniform(-1.5, 1.5, 1000)
+    x = np.stack([a, a**2 + 0.2 * rng.standard_normal(1000)], axis=1)
+    logL = lambda x: -0.5 * ((x[:, 1] - x[:, 0] ** 2) / 0.2) ** 2 - 0.1 * x[:, 0] ** 2  # noqa: E731
+    labels = modes.find_modes(x, logL(x), Counted(logL), (False, False))
+    assert np.bincount(labels).max() > 0.9 * len(x)
+
+
+def test_survey_finds_the_mass_of_each_mode():
+    rng = np.random.default_rng(3)
+    x = around(rng, CENTRES, WIDTH, 100)  # all alike, although the masses are not
+    evaluate = Counted(islands)
+    found = modes.survey(rng, points_of(x, islands(x)), evaluate, (False, False), np.inf)
+    order = np.argsort(-found.logZ)
+    exact = np.log(WEIGHTS) - 2 * np.log(2 * CUBE)
+    np.testing.assert_allclose(found.logZ[order], exact, atol=1.2)  # six effective draws at least: three standard errors
+    assert evaluate.n_calls < 500
+    closest = np.argmin(np.sum((found.x[:, None] - CENTRES) ** 2, axis=2), axis=1)
+    shares = np.bincount(closest, np.exp(found.logw), minlength=4)
+    np.testing.assert_allclose(shares, 1, atol=1e-6)
+    np.testing.assert_allclose(found.logL, islands(found.x))
+
+
+def test_a_mode_that_died_long_before_the_posterior_is_found_again():
+    rng = np.random.default_rng(4)
+    wide = around(rng, CENTRES[:1], 8 * WIDTH, 60)
+    wide = wide[np.linalg.norm(wide - CENTRES[0], axis=1) > 4 * WIDTH]  # the contour at which its last point died
+    x = np.concatenate([around(rng, CENTRES[1:], WIDTH, 200), wide])
+    logL = islands(x)
+    early = np.arange(len(x)) >= 600
+    logw = np.where(early, logL - logL.max() - 5, 0.0)
+    found = modes.survey(rng, points_of(x, logL, logw - np.logaddexp.reduce(logw)), Counted(islands), (False, False), np.inf)
+    assert len(found.logZ) == 4
+    np.testing.assert_allclose(found.logZ.max(), np.log(0.4) - 2 * np.log(2 * CUBE), atol=1.2)
+
+
+def test_one_mode_needs_no_survey():
+    rng = np.random.default_rng(5)
+    x = around(rng, CENTRES[:1], WIDTH, 400)
+    logL = normal(CENTRES[0], WIDTH**2).logpdf
+    evaluate = Counted(logL)
+    assert len(modes.survey(rng, points_of(x, logL(x)), evaluate, (False, False), np.inf).logZ) == 0
+    assert evaluate.n_calls < 100
+
+
+def test_calls_are_limited():
+    rng = np.random.default_rng(6)
+    x = around(rng, CENTRES, WIDTH, 100)
+    evaluate = Counted(islands)
+    assert len(modes.survey(rng, points_of(x, islands(x)), evaluate, (False, False), 20).logZ) == 0
+    assert evaluate.n_calls < 60  # those that told the modes apart
+
+
+def test_modes_without_mass_are_given_up():
+    rng = np.random.default_rng(7)
+    centres = np.array([[1.5, 1.5], [-1.5, 1.5], [0.0, -1.5]])
+    low = lambda x: np.logaddexp.reduce([h + normal(c, WIDTH**2).logpdf(x) for h, c in zip((0, -1, -40), centres, strict=True)])  # noqa: E731
+    x = around(rng, centres, WIDTH, 100)
+    found = modes.survey(rng, points_of(x, low(x)), Counted(low), (False, False), np.inf)
+    assert len(found.logZ) == 2
