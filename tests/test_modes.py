@@ -1,11 +1,18 @@
 """Modes among nested points: told apart, and followed to the posterior when their last points lie far below it."""
 
+import jax
 import numpy as np
+import oracles
 import pytest
+from scipy.special import ndtri
 from scipy.stats import multivariate_normal as normal
 
 from fusions.algorithms import modes
+from fusions.algorithms.refine import Refine, refine
+from fusions.engine import make_tools
 from fusions.evidence import Points
+from fusions.flows.matching import Training
+from fusions.flows.mixture import MixtureCNF
 
 CENTRES = np.array([[1.5, 1.5], [-1.5, 1.5], [1.5, -1.5], [-1.5, -1.5]])
 WEIGHTS = np.array([0.4, 0.3, 0.2, 0.1])
@@ -119,3 +126,22 @@ def test_modes_without_mass_are_given_up():
     x = around(rng, centres, WIDTH, 100)
     found = modes.survey(rng, points_of(x, low(x)), Counted(low), (False, False), np.inf)
     assert len(found.logZ) == 2
+
+
+def test_a_refine_phase_regains_a_mode_that_live_points_lost():
+    """Three modes have points at the posterior, that of 0.4 only some that died six of its widths outside."""
+    oracle, rng = oracles.mixture(3), np.random.default_rng(8)
+    weights, widths, centres = oracles.mixture_modes(3)
+    kept = np.concatenate([around(rng, centres[k : k + 1], widths[k], round(2000 * weights[k])) for k in (1, 2, 3)])
+    shell = rng.standard_normal((60, 3))
+    early = centres[0] + 6 * widths[0] * rng.uniform(1, 1.3, (60, 1)) * shell / np.linalg.norm(shell, axis=1, keepdims=True)
+    x = ndtri(np.concatenate([kept, early]) / 20 + 0.5).astype(np.float32)
+    logL = np.asarray(jax.vmap(lambda row: oracle.problem.call_one(oracle.problem.prior.theta(row))[0])(x), float)
+    logw = np.concatenate([np.zeros(len(kept)), logL[len(kept) :] - logL.max()])
+    flow = MixtureCNF(components=8, width=32, depth=2, ode_steps=4, training=Training(steps=50, rounds=4, batch=256, jitter=0.0))
+    settings = Refine(error=0.03, flow=flow)
+    tools, _ = make_tools(oracle.problem, settings)
+    points = points_of(x, logL, logw - np.logaddexp.reduce(logw))
+    found = refine(jax.random.key(9), rng, settings, tools, points, 20_000, 60_000, lambda n: None, lambda: False)
+    assert len(found.modes) == 4
+    assert abs(found.importance.logZ - oracle.logZ) < 3 * found.importance.logZ_err < 0.15
