@@ -17,6 +17,7 @@ from fusions.evidence import tempered
 from fusions.numerics import effective_sample_size, logsumexp
 
 NEIGHBOURS = 10  # of a point among which a peak is the highest, or twice the dimension if that is more
+MOST_POINTS = 20_000  # that are looked at, evenly taken from all
 MOST_PEAKS = 128
 COMPARED = 4  # nearest higher peaks that a peak is compared with
 START = 2  # effective points per dimension that the first Gaussian of a mode is fitted to
@@ -126,6 +127,7 @@ def survey(rng, points, evaluate, periodic, most):
     Survey, of no modes if fewer than two hold a part of the posterior.
     """
     keep = np.flatnonzero(np.isfinite(points.logw) & np.isfinite(points.logL))
+    keep = keep[:: -(-len(keep) // MOST_POINTS)]
     x, logL, logw = np.asarray(points.x[keep], np.float64), points.logL[keep], points.logw[keep]
     d, angle = x.shape[1], np.asarray(periodic, bool)
     labels = find_modes(x, logL, evaluate, periodic)
