@@ -212,7 +212,7 @@ def page(n_live):
         "claims no error; 1/sqrt(effective size) stands for it. Settings are listed in `samplers/`. A peer is compared by that of its",
         "settings which has the smallest W on the problem, and by however few seeds: both flatter it. The setting of fusions is",
         f'`nested(cost="expensive")` with the refine phase; "n_live {n_live}" has one number of live points for all, "{CALIBRATED}" takes',
-        "the runs of `docs/calibration.md`, with 300 to 800 live points by problem.", "",
+        "the runs of `docs/calibration.md`, with 200 to 660 live points by problem.", "",
         "## On how many problems W of fusions is below a peer's", "",
         "| peer | W below | intervals apart too | W above | peer's timeouts | not measured |", "|---|--:|--:|---|---|---|",
         *(verdict(table, setting, peer) for peer in SAMPLERS if peer != OURS), "",
