@@ -8,6 +8,8 @@ from common import CALIBRATION, COLORS, new, rows, save
 
 PANELS = {"default": "nested run alone, default settings", "refined": "headline with the refine phase"}
 
+LINEAR = 4  # pulls up to which the axis is linear
+
 
 def pulls(config):
     """Return {problem: pulls (seeds,)} of a configuration, in the order of the file."""
@@ -25,7 +27,8 @@ def draw():
         found = pulls(config)
         for i, values in enumerate(found.values()):
             ax.plot(values, np.full(len(values), i), ".", color=color, alpha=0.4)
-            ax.errorbar(values.mean(), i, xerr=values.std(ddof=1), fmt="o", color="black", markersize=3.5, linewidth=1, capsize=2)
+            spread = values.std(ddof=1) if len(values) > 1 else 0.0
+            ax.errorbar(values.mean(), i, xerr=spread, fmt="o", color="black", markersize=3.5, linewidth=1, capsize=2)
         ax.axvspan(-1, 1, color="0.9", zorder=0)
         ax.axvline(0, color="0.5", linewidth=1)
         ax.set_yticks(range(len(found)), list(found), fontsize=8)
@@ -33,6 +36,10 @@ def draw():
         rms = np.sqrt(np.mean(np.concatenate(list(found.values())) ** 2))
         ax.set_title(f"{title}\nrms pull {rms:.2f} over {sum(map(len, found.values()))} runs", fontsize=10)
         ax.set_xlabel("(ln Z - exact) / claimed error")
+        if max(np.abs(values).max() for values in found.values()) > LINEAR:
+            ax.set_xscale("symlog", linthresh=LINEAR, linscale=2)
+            ax.set_xticks([-30, -10, -4, -2, 0, 2, 4], ["-30", "-10", "-4", "-2", "0", "2", "4"])
+            ax.set_xlim(right=LINEAR)
     save(figure, "calibration")
 
 
