@@ -22,6 +22,12 @@ def effective_sample_size(logw):
     return float(np.sum(w) ** 2 / np.sum(w**2))
 
 
+def on_circles(x, periodic):
+    """Replace each angle of x (..., d) by its cosine and sine, after the other coordinates."""
+    angle = np.asarray(periodic, bool)
+    return np.concatenate([x[..., ~angle], np.cos(x[..., angle]), np.sin(x[..., angle])], axis=-1)
+
+
 def systematic_resample(rng, logw, n):
     """Draw n indices with probability proportional to exp(logw), one uniform for all (low variance)."""
     p = np.exp(np.asarray(logw, np.float64) - logsumexp(logw))

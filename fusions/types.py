@@ -11,6 +11,11 @@ from fusions.layout import ALONE, Layout
 Array = jax.Array | np.ndarray
 
 
+def turned(angle):
+    """Bring angles, on the host or inside jit, into [-pi, pi)."""
+    return (angle + np.pi) % (2 * np.pi) - np.pi
+
+
 class Space(NamedTuple):
     """The internal coordinates in which kernels and flows work.
 
@@ -36,8 +41,7 @@ class Space(NamedTuple):
         """Bring the angles of x (..., d) back to [-pi, pi)."""
         if not any(self.periodic):
             return x
-        turned = (x + np.pi) % (2 * np.pi) - np.pi
-        return jax.numpy.where(np.array(self.periodic), turned, x)
+        return jax.numpy.where(np.array(self.periodic), turned(x), x)
 
 
 class Population(NamedTuple):

@@ -263,7 +263,7 @@ def eprv3(data_set: int, n_planets: int) -> Oracle:
 
     method = "quadrature" if n_planets < 2 else "VB + importance sampling"
     logZ = challenge.PUBLISHED[method][n_planets][data_set - 1] * math.log(10)
-    source = f"{method}, error {(1e-6, 0.0015)[n_planets]} in log10 Z" if n_planets < 2 else f"{method}, error unknown"
+    source = f"{method}, error {('1e-06', '0.0015', 'unknown', 'unknown')[n_planets]} in log10 Z"
     name = f"eprv3_set{data_set}_planets{n_planets}"
     return Oracle(name, challenge.problem(data_set, n_planets), logZ, source)
 

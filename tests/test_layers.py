@@ -67,7 +67,7 @@ ALLOWED = {
     "algorithms": set(),
     "algorithms.nested": {"evidence", "kernels.base", "types"},
     "algorithms.chains": {"numerics", "types"},
-    "algorithms.modes": {"evidence", "numerics"},
+    "algorithms.modes": {"evidence", "numerics", "types"},
     "algorithms.refine": {"algorithms.chains", "algorithms.modes", "estimators", "evidence", "flows.mixture", "kernels", "numerics"},
     "engine": {"algorithms.refine", "evaluate", "kernels.drive", "layout", "types"},
     "again": {"algorithms", "algorithms.refine", "engine", "errors", "estimators", "evaluate", "problem"},

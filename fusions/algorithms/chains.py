@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from fusions.numerics import systematic_resample
+from fusions.numerics import on_circles, systematic_resample
 from fusions.types import Population, Walkers
 
 CHAINS_PER_DIM, FEWEST, MOST = 32, 64, 256  # chains
@@ -166,8 +166,7 @@ def _drift(x, logL, periodic):
     -------
     largest difference of a mean or variance in standard errors, whether chance allows it.
     """
-    angles = np.asarray(periodic, bool)
-    columns = np.concatenate([x[:, :, ~angles], np.cos(x[:, :, angles]), np.sin(x[:, :, angles]), logL[:, :, None]], axis=2)
+    columns = np.concatenate([on_circles(x, periodic), logL[:, :, None]], axis=2)
     columns = np.concatenate([columns, (columns - columns.mean(axis=(0, 1))) ** 2], axis=2)
     third = len(x) // 3
     change = columns[-third:].mean(axis=0) - columns[-2 * third : -third].mean(axis=0)

@@ -14,7 +14,8 @@ from scipy.spatial import cKDTree
 from scipy.stats import multivariate_t
 
 from fusions.evidence import tempered
-from fusions.numerics import effective_sample_size, logsumexp
+from fusions.numerics import effective_sample_size, logsumexp, on_circles
+from fusions.types import turned
 
 NEIGHBOURS = 10  # of a point among which a peak is the highest, or twice the dimension if that is more
 MOST_POINTS = 20_000  # that are looked at, evenly taken from all
@@ -52,7 +53,7 @@ class Mode:
 
     Attributes
     ----------
-    law : mean (d,) and covariance (d, d) of the next draws; tried : those of the draws so far.
+    law : mean (d,) of the next draws and the Student t around it; tried : those of the draws so far.
     n_draws : draws so far; x, logL, logprior, logw : those inside of the prior (n, d), (n,), (n,), normalised log weights (n,).
     logZ : ln of the mode's part of the evidence; ess : effective draws of that estimate.
     """
@@ -86,8 +87,7 @@ def find_modes(x, logL, evaluate, periodic):
     labels (n,) : mode of each point, -1 for those that climb to one of too many peaks.
     """
     angle = np.asarray(periodic, bool)
-    line, circle = x[:, ~angle], x[:, angle]
-    y = np.concatenate([(line - line.mean(axis=0)) / (line.std(axis=0) + 1e-12), np.cos(circle), np.sin(circle)], axis=1)
+    y = on_circles(np.where(angle, x, (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-12)), angle)
     rank = np.empty(len(x), int)
     rank[np.argsort(-logL, kind="stable")] = np.arange(len(x))
     near = cKDTree(y).query(y, min(max(NEIGHBOURS, 2 * x.shape[1]) + 1, len(x)))[1]
@@ -136,7 +136,7 @@ def survey(rng, points, evaluate, periodic, most):
     for mine in members:
         if len(mine) >= d + 2:
             wanted = min(START * d, len(mine) / 4)
-            law = _gaussian(x[mine], _coolest(logw[mine], logL[mine], wanted), angle, floor)
+            law = _law(x[mine], _coolest(logw[mine], logL[mine], wanted), angle, floor)
             modes.append(Mode(law, np.empty((0, d))))
     for i in range(TRIES if len(modes) > 1 else 0):
         best = max(mode.logZ for mode in modes)
@@ -162,7 +162,7 @@ def _nearest(others, row):
 
 def _wrapped(x, angle):
     """Wrap the angles of x (n, d) into [-pi, pi)."""
-    return np.where(angle, (x + np.pi) % (2 * np.pi) - np.pi, x)
+    return np.where(angle, turned(x), x)
 
 
 def _coolest(logw, logL, wanted):
@@ -172,20 +172,24 @@ def _coolest(logw, logL, wanted):
     return trials[int(np.argmax(sizes >= wanted) if np.any(sizes >= wanted) else np.argmax(sizes))]
 
 
-def _gaussian(x, logw, angle, floor):
-    """Fit mean and covariance to weighted points x (n, d); correlations shrink where few are effective, variances don't fall to zero."""
+def _law(x, logw, angle, floor):
+    """Fit the mean and a Student t around it to weighted points x (n, d).
+
+    Correlations shrink where few are effective, variances don't fall to zero.
+    """
     w = np.exp(logw - logsumexp(logw))
     delta = _wrapped(x - x[np.argmax(w)], angle)
     mean = w @ delta
     cov = (delta - mean).T @ (w[:, None] * (delta - mean))
     n, d = effective_sample_size(logw), x.shape[1]
-    return x[np.argmax(w)] + mean, (n * cov + d * np.diag(np.diag(cov))) / (n + d) + np.diag(floor)
+    shape = (n * cov + d * np.diag(np.diag(cov))) / (n + d) + np.diag(floor)
+    return x[np.argmax(w)] + mean, multivariate_t(shape=shape, df=TAIL)
 
 
 def _draws(rng, law, n, angle):
-    """Draw n points (n, d) from a Student t with the mean and the covariance of a law."""
-    mean, cov = law
-    return _wrapped(mean + multivariate_t(shape=cov, df=TAIL).rvs(n, random_state=rng).reshape(n, -1), angle)
+    """Draw n points (n, d) of a law."""
+    mean, around = law
+    return _wrapped(mean + around.rvs(n, random_state=rng).reshape(n, -1), angle)
 
 
 def _learn(mode, x, logL, logprior, angle, floor):
@@ -198,7 +202,7 @@ def _learn(mode, x, logL, logprior, angle, floor):
     )
     if not len(mode.x):
         return
-    logq = [multivariate_t(shape=cov, df=TAIL).logpdf(_wrapped(mode.x - mean, angle)) for mean, cov in mode.tried]
+    logq = [around.logpdf(_wrapped(mode.x - mean, angle)) for mean, around in mode.tried]
     logw = mode.logprior + mode.logL - np.reshape(logsumexp(logq, axis=0), -1) + np.log(len(logq))
     mode.logZ, mode.ess, mode.logw = logsumexp(logw) - np.log(mode.n_draws), effective_sample_size(logw), logw - logsumexp(logw)
-    mode.law = _gaussian(mode.x, _coolest(logw, mode.logL, WANTED * x.shape[1]), angle, floor)
+    mode.law = _law(mode.x, _coolest(logw, mode.logL, WANTED * x.shape[1]), angle, floor)

@@ -160,14 +160,7 @@ def refine(key, rng, settings, tools, points, budget, most, spent, expired):
     budget, most = budget - n_calls, most - n_calls
     betas = betas_of(points)
     points, local = _with_modes(points, modes)
-    starts = np.logaddexp.reduce(
-        [np.log(s) + _normal(tempered(points.logw, points.logL, b)) for s, b in zip(START_SHARES, (1.0, *betas), strict=True)]
-    )
-    known = points._replace(logw=_blended(_normal(points.logw), local))
-    most_chains = min(CHAIN_BUDGET * budget, most // 2, most - 2 * UNIT)
-    chains = run_chains(
-        k_chains, rng, tools.kernel, tools.target, known, _blended(starts, local), tools.periodic, budget, most_chains, spent, expired
-    )
+    chains = _chains(k_chains, rng, tools, points, betas, local, budget, most, spent, expired)
     budget = int(min(max(budget - chains.n_calls, LEAST_LEFT * budget), most - chains.n_calls))
     per_round = UNIT * int(np.clip(budget * ROUND_SHARE / UNIT, 1, 4))
     flows, rounds, history, best_share, left = [[tools.init(k) for k in jax.random.split(k_init)]], [], [], 0.0, budget
@@ -199,6 +192,16 @@ def refine(key, rng, settings, tools, points, budget, most, spent, expired):
     ode_error = float(np.sqrt(np.mean(tools.roundtrip(k_check, best[0][0]) ** 2)))
     bridged, coverage = _bridge(rng, tools, best, chains, draws, estimate.logZ)
     return Refined(estimate, bridged, coverage, ode_error, np.array(history), draws, best, chains, modes.logZ)
+
+
+def _chains(key, rng, tools, points, betas, local, budget, most, spent, expired):
+    """Run chains from the posterior, from the two `betas` before it, and from the modes that `local` weighs alike."""
+    starts = np.logaddexp.reduce(
+        [np.log(s) + _normal(tempered(points.logw, points.logL, b)) for s, b in zip(START_SHARES, (1.0, *betas), strict=True)]
+    )
+    known = points._replace(logw=_blended(_normal(points.logw), local))
+    most = min(CHAIN_BUDGET * budget, most // 2, most - 2 * UNIT)
+    return run_chains(key, rng, tools.kernel, tools.target, known, _blended(starts, local), tools.periodic, budget, most, spent, expired)
 
 
 def whole_units(n):
@@ -254,10 +257,7 @@ def _surveyed(rng, tools, points, budget, spent):
     def evaluate(x):
         nonlocal used
         logL, logprior = np.empty((2, len(x)))
-        for i in range(0, len(x), BATCH):
-            rows = np.full((BATCH, x.shape[1]), np.nan, points.x.dtype)
-            n = len(rows[: len(x) - i])
-            rows[:n] = x[i : i + n]
+        for i, n, rows in _batches(x.astype(points.x.dtype)):
             values, _, inside, n_calls = tools.target(rows)
             logL[i : i + n], logprior[i : i + n] = values[:n], inside[:n]
             spent(n_calls)
@@ -341,9 +341,16 @@ def _training_rows(rng, x, logw):
     return x[index]
 
 
+def _batches(x):
+    """Cut x (n, d) into batches of one shape, the last one filled with nan; yields the first row, how many there are, (BATCH, d)."""
+    for i in range(0, len(x), BATCH):
+        n = min(BATCH, len(x) - i)
+        yield i, n, np.pad(x[i : i + n], ((0, BATCH - n), (0, 0)), constant_values=np.nan)
+
+
 def _logq(tools, flows, fold, x):
     """Compute ln of the density at x (n, d) of the equal mixture of one fold's flows."""
-    parts = [np.concatenate([tools.logq(pair[fold], x[i : i + BATCH]) for i in range(0, len(x), BATCH)]) for pair in flows]
+    parts = [np.concatenate([tools.logq(pair[fold], rows)[:n] for _, n, rows in _batches(x)]) for pair in flows]
     return logsumexp(np.array(parts), axis=0) - np.log(len(parts))
 
 
