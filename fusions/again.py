@@ -8,6 +8,7 @@ import numpy as np
 
 from fusions.algorithms import refine as refinement
 from fusions.algorithms.refine import Refine
+from fusions.edges import with_edges
 from fusions.engine import make_tools
 from fusions.errors import OptionError
 from fusions.estimators import importance
@@ -28,13 +29,14 @@ class Source(NamedTuple):
         calls = []
         draws = refinement.draw(jax.random.key(key), tools, self.flows, refinement.whole_units(n), calls.append)
         pick = np.random.default_rng(key).permutation(len(draws.x))[:n]
-        return theta_of(self.problem, draws.x[pick], draws.blobs[pick]), draws.logw[pick], sum(calls)
+        return theta_of(self.problem, tools.leave(draws.x[pick]), draws.blobs[pick]), draws.logw[pick], sum(calls)
 
     def paths(self, n, times, key):
         """Follow n draws of the first flow from its base to the posterior: theta (m, n, n_params) at times (m,)."""
-        flow = self.settings.flow.build(self.problem.space())
-        x = jax.jit(flow.path, static_argnums=2)(jax.random.key(key), self.flows[0][0], n, np.asarray(times, np.float32))
-        theta = self.problem.prior.theta_rows(np.asarray(x, np.float64).reshape(-1, x.shape[-1]))
+        space, _, leave = with_edges(self.problem.space())
+        flow = self.settings.flow.build(space)
+        y = jax.jit(flow.path, static_argnums=2)(jax.random.key(key), self.flows[0][0], n, np.asarray(times, np.float32))
+        theta = self.problem.prior.theta_rows(leave(np.asarray(y).reshape(-1, y.shape[-1])))
         return theta.reshape(len(times), n, -1)
 
     def extend(self, result, n_eff, key):

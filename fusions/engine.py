@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fusions.algorithms.refine import BATCH, Tools
+from fusions.edges import with_edges
 from fusions.evaluate import Evaluator, make_evaluator, reject_invalid
 from fusions.kernels import drive
 from fusions.layout import ALONE, Layout
@@ -94,7 +95,8 @@ def make_tools(problem, settings, layout=ALONE):
 @functools.lru_cache(maxsize=KEPT)
 def _tools(problem, settings, layout, precision):
     del precision
-    space, evaluator, traces = problem.space()._replace(layout=layout), make_evaluator(problem, layout), Counter()
+    space, enter, leave = with_edges(problem.space()._replace(layout=layout))
+    evaluator, traces = make_evaluator(problem, layout), Counter()
     flow, kernel, counted = settings.flow.build(space), settings.kernel.build(space), _counting(traces, layout)
 
     def host(function):
@@ -105,9 +107,9 @@ def _tools(problem, settings, layout, precision):
     logprior = host(jax.jit(space.logprior))
     fit = counted("refine", lambda key, state, x: flow.fit(key, state, x)[0])
 
-    def target(x):
-        inside = logprior(x)
-        wanted = np.isfinite(inside)
+    def target(y):
+        inside = logprior(y)
+        wanted, x = np.isfinite(inside), leave(y)
         logL, blobs = np.full(len(x), -np.inf), np.zeros((len(x), space.n_blobs))
         if evaluator.inside is not None:
             logL[:], blobs[:] = evaluator.rows(x)
@@ -122,7 +124,8 @@ def _tools(problem, settings, layout, precision):
         init=counted("start", kernel.init),
     )
     init = counted("init", flow.init)
-    return Tools(init, fit, lambda *args: np.asarray(draw(*args)), roundtrip, host(logq), target, logprior, moves, space.periodic), traces
+    draws = lambda *args: np.asarray(draw(*args))  # noqa: E731
+    return Tools(init, fit, draws, roundtrip, host(logq), target, logprior, moves, space.periodic, enter, leave), traces
 
 
 def _blank_info(kernel, space):

@@ -94,18 +94,18 @@ def _near(source, space):
     tools, _ = make_tools(source.problem, source.settings)
     states = [state for pair in source.flows for state in pair]
     keys = jax.random.split(jax.random.key(0), BATCHES + 1)
-    x = jnp.concatenate([tools.draw(key, states[i % len(states)]) for i, key in enumerate(keys[1:])])
+    y = np.concatenate([tools.draw(key, states[i % len(states)]) for i, key in enumerate(keys[1:])])
+    x, inside = tools.leave(y), np.isfinite(tools.logprior(y)).astype(y.dtype)
 
     period_of, whitened = coordinates(space)
 
-    def fitted(key, x):
-        weights = jnp.ones(len(x), x.dtype)
+    def fitted(key, x, weights):
         frame = Frame(*whiten(x, weights, space.periodic))
         start = standard_components(COMPONENTS, space.dim, x.dtype)
         found = fit_components(key, whitened(frame, x), weights, start, period_of(frame), ITERATIONS)
         return found._replace(means=frame.shift + found.means @ frame.scale.T, factors=frame.scale @ found.factors)
 
-    return widened(jax.jit(fitted)(keys[0], x), (1 / len(WIDTHS),) * len(WIDTHS), WIDTHS)
+    return widened(jax.jit(fitted)(keys[0], x, inside), (1 / len(WIDTHS),) * len(WIDTHS), WIDTHS)
 
 
 def _theta(prior, log_ratio, x):

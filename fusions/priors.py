@@ -7,14 +7,14 @@ Internal coordinates x: a standard normal latent for an ordinary one-dimensional
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fusions.blocks import Block, check_names, gaussian, joint, one_parameter, positional, transform
+from fusions.blocks import Block, bounded, check_names, gaussian, joint, one_parameter, positional, transform
 from fusions.distributions import (
     Distribution,
     beta,
@@ -123,6 +123,11 @@ class Prior:
     def periodic(self) -> tuple[bool, ...]:
         """Flags (d,): True where the internal coordinate is an angle."""
         return tuple(flag for block in self.blocks for flag in block.periodic)
+
+    @cached_property
+    def bounded(self) -> tuple[bool, ...]:
+        """Flags (d,): True where the prior ends at an edge on both sides, as a uniform one does."""
+        return tuple(flag for block in self.blocks for flag in bounded(block))
 
     def theta(self, x: Any) -> Any:
         """Return all parameters (n_names,) at one point x (d,): NumPy float64 if not `theta_traceable`."""

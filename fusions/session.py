@@ -183,7 +183,7 @@ class Session:
                 found = refinement.refine(self.k_refine, rng, self.refine, tools, points, budget, self._most(limits), spent, expired)
         self.ledger.seconds["refine"] = before + time.perf_counter() - start
         self.n_compiled += sum(traces.values()) - n_traced
-        self.refined = self._refined_fields(found) if found is not None else None
+        self.refined = self._refined_fields(found, tools.leave) if found is not None else None
 
     def _budget(self, limits):
         """Return the likelihood calls that the refine phase may spend."""
@@ -209,7 +209,7 @@ class Session:
 
         return remembered
 
-    def _refined_fields(self, found):
+    def _refined_fields(self, found, leave):
         """Turn what the refine phase found into fields of a Result; where a constraint cuts the prior, its norm adds an error."""
         norm_err, (bridged, bridged_err) = self.problem.constraint_logmass[1], found.bridge
         summary = {
@@ -220,7 +220,7 @@ class Session:
             "chains": {"n_moves": found.chains.n_moves, "drift": found.chains.drift, "settled": found.chains.settled},
             "modes": found.modes.tolist(), "settings": repr(self.refine),
         }  # fmt: skip
-        draws = {"draws": theta_of(self.problem, found.draws.x, found.draws.blobs), "draws_logw": found.draws.logw}
+        draws = {"draws": theta_of(self.problem, leave(found.draws.x), found.draws.blobs), "draws_logw": found.draws.logw}
         flows = jax.tree.map(np.asarray, found.flows)
         return {"refined": summary, **draws, "flows": flow_arrays(flows), "source": Source(self.problem, self.refine, flows)}
 

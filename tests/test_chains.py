@@ -26,6 +26,11 @@ def nested_points(problem, theta, width=20.0):
     return Points(x, logL, np.arange(len(x)) // 4 % 2, np.full(len(x), -np.log(len(x))))
 
 
+def entered(tools, points):
+    """Bring points into the coordinates of the chains."""
+    return points._replace(x=tools.enter(points.x))
+
+
 @pytest.fixture(scope="module")
 def plane():
     """Make a problem in 2-D and its compiled functions."""
@@ -42,11 +47,11 @@ def mixture():
     theta = centres[np.arange(800) % 4] + 0.5 * rng.standard_normal((800, 3))
     tools, traces = make_tools(problem, Refine())
     spent = []
-    start = nested_points(problem, theta)
+    start = entered(tools, nested_points(problem, theta))
     chains = run_chains(
         jax.random.key(1), rng, tools.kernel, tools.target, start, start.logw, tools.periodic, 400_000, 400_000, spent.append, never
     )
-    return problem, centres, chains, spent, traces
+    return problem, centres, chains._replace(x=tools.leave(chains.x)), spent, traces
 
 
 def test_masses_of_modes_are_set_right(mixture):
@@ -76,7 +81,7 @@ def test_there_are_as_many_chains_as_the_budget_lets_make_their_moves():
 def test_kernels_are_tuned_on_the_other_fold_once_chains_have_settled(plane):
     problem, tools = plane
     rng, tuned = np.random.default_rng(7), []
-    start = nested_points(problem, 5 + 0.5 * rng.standard_normal((400, 2)))
+    start = entered(tools, nested_points(problem, 5 + 0.5 * rng.standard_normal((400, 2))))
 
     def tune(key, population, params, info):
         tuned.append({tuple(row) for row in population.x.tolist()})
@@ -108,11 +113,11 @@ def test_a_lost_tail_fills_and_the_chains_know_that_it_is_not_full():
     rng = np.random.default_rng(2)
     theta = 0.05 * rng.standard_normal((400, 4))
     tools, _ = make_tools(oracle.problem, Refine())
-    start = nested_points(oracle.problem, theta, width=10.0)
+    start = entered(tools, nested_points(oracle.problem, theta, width=10.0))
     chains = run_chains(
         jax.random.key(3), rng, tools.kernel, tools.target, start, start.logw, tools.periodic, 100_000, 100_000, lambda n: None, never
     )
-    last = oracle.problem.prior.theta_rows(chains.x.reshape(-1, 4))[:, 3]
+    last = oracle.problem.prior.theta_rows(tools.leave(chains.x.reshape(-1, 4)))[:, 3]
     assert np.mean(last) > 0.2  # exact 0.818, at the start 0
     assert not chains.settled
 
@@ -120,7 +125,7 @@ def test_a_lost_tail_fills_and_the_chains_know_that_it_is_not_full():
 def test_budget_is_kept(plane):
     problem, tools = plane
     rng = np.random.default_rng(4)
-    start = nested_points(problem, 5 + 0.5 * rng.standard_normal((400, 2)))
+    start = entered(tools, nested_points(problem, 5 + 0.5 * rng.standard_normal((400, 2))))
     spent = []
     chains = run_chains(
         jax.random.key(5), rng, tools.kernel, tools.target, start, start.logw, tools.periodic, 3000, 3000, spent.append, never

@@ -53,7 +53,8 @@ def result(monkeypatch):
         del state
         return jnp.array([0.45, 2.98]) + jnp.array([0.1, 0.05]) * jax.random.normal(key, (512, 2))
 
-    monkeypatch.setattr(hot, "make_tools", lambda problem, settings: (SimpleNamespace(draw=draw), None))
+    tools = SimpleNamespace(draw=draw, leave=lambda y: y, logprior=lambda y: np.zeros(len(y)))
+    monkeypatch.setattr(hot, "make_tools", lambda problem, settings: (tools, None))
     return SimpleNamespace(source=SimpleNamespace(problem=PROBLEMS["dict"], settings=None, flows=[[None, None]]))
 
 

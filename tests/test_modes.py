@@ -56,12 +56,25 @@ def test_each_point_belongs_to_the_mode_that_it_is_near():
     assert len(set(labels)) == 4
 
 
+def test_modes_of_a_lattice_are_told_apart():
+    """Half-way between the outer two there is a third one, the highest."""
+    centres, heights = np.array([[-1.5, 0.0], [0.0, 0.0], [1.5, 0.0]]), np.array([1.0, 3.0, 2.0])
+    x = around(np.random.default_rng(8), centres, 3 * WIDTH, 100)
+
+    def row(x):
+        return np.logaddexp.reduce([h + normal(c, WIDTH**2).logpdf(x) for h, c in zip(heights, centres, strict=True)])
+
+    labels = modes.find_modes(x, row(x), Counted(row), (False, False))
+    assert [len(set(labels[100 * i : 100 * (i + 1)])) for i in range(3)] == [1, 1, 1]
+    assert len(set(labels)) == 3
+
+
 @pytest.mark.parametrize("periodic", [False, True])
 def test_a_mode_across_the_seam_of_an_angle_is_one_mode(periodic):
     rng = np.random.default_rng(1)
     x = rng.uniform(-np.pi, np.pi, (500, 1))
     logL = lambda x: 4 * np.cos(x[:, 0] - np.pi)  # noqa: E731
-    labels = modes.find_modes(x, logL(x), Counted(logL), (periodic,))
+    labels = modes.find_modes(x, logL(x), lambda x: (logL(x), np.zeros(len(x))), (periodic,))
     assert len(set(labels)) == (1 if periodic else 2)
 
 

@@ -8,8 +8,6 @@ import dataclasses
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 from scipy.stats import multivariate_t
 
@@ -17,16 +15,17 @@ from fusions.evidence import tempered
 from fusions.numerics import effective_sample_size, logsumexp, on_circles
 from fusions.types import turned
 
-NEIGHBOURS = 10  # of a point among which a peak is the highest, or twice the dimension if that is more
+NEIGHBOURS = 6  # of a point among which a peak is the highest, or twice the dimension if that is more
 MOST_POINTS = 20_000  # that are looked at, evenly taken from all
 MOST_PEAKS = 128
+PART_WAY = 0.382  # from a peak to a higher one, golden section: half-way between two modes of a lattice there is another
 COMPARED = 4  # nearest higher peaks that a peak is compared with
 START = 2  # effective points per dimension that the first Gaussian of a mode is fitted to
 DRAWS = 6  # per dimension, of each Gaussian
 WANTED = 3  # effective draws per dimension, which make the next Gaussian or end the search
-TRIES = 12  # Gaussians per mode
-FIRST_LOOK = 3  # Gaussians after which a mode may be given up
-NEGLIGIBLE = 10.0  # ln of the mass, relative to the largest, below which a mode is given up
+TRIES = 18  # Gaussians per mode
+FIRST_LOOK = 6  # Gaussians after which a mode may be given up
+NEGLIGIBLE = 12.0  # ln of the mass, relative to the largest, below which a mode is given up
 TAIL = 5.0  # degrees of freedom of the Student t that draws come from
 BETAS = 0.85 ** np.arange(40)
 
@@ -73,8 +72,8 @@ def find_modes(x, logL, evaluate, periodic):
     """Label points with the mode that they belong to.
 
     A peak is a point with no higher one among its neighbours; every point climbs to a peak from neighbour to neighbour. A peak is joined
-    to one of the nearest higher peaks if the likelihood half-way is no lower than its own (hill-valley test, Ursem 1999,
-    doi:10.1109/CEC.1999.785525).
+    to the nearest of some higher peaks to which the likelihood part way is no lower than its own (hill-valley test, Ursem 1999,
+    doi:10.1109/CEC.1999.785525); not to several, or a chance peak in a valley would join the modes on its sides.
 
     Parameters
     ----------
@@ -99,11 +98,14 @@ def find_modes(x, logL, evaluate, periodic):
     peaks = peaks[np.argsort(rank[peaks])][:MOST_PEAKS]
     pairs = np.array([(i, j) for i in range(1, len(peaks)) for j in _nearest(y[peaks[:i]], y[peaks[i]])], int).reshape(-1, 2)
     lower, upper = x[peaks[pairs[:, 0]]], x[peaks[pairs[:, 1]]]
-    between = evaluate(_wrapped(lower + 0.5 * _wrapped(upper - lower, angle), angle))[0]
-    joined = pairs[between >= logL[peaks[pairs[:, 0]]]]
-    graph = coo_array((np.ones(len(joined)), (joined[:, 0], joined[:, 1])), shape=(len(peaks),) * 2)
+    between = evaluate(_wrapped(lower + PART_WAY * _wrapped(upper - lower, angle), angle))[0]
+    lower, higher = pairs[between >= logL[peaks[pairs[:, 0]]]].T
+    into = np.arange(len(peaks))
+    into[lower[::-1]] = higher[::-1]  # the nearest one is the last to be written
+    while np.any(into != into[into]):
+        into = into[into]
     of_point = np.full(len(x), -1)
-    of_point[peaks] = connected_components(graph, directed=False)[1]
+    of_point[peaks] = np.unique(into, return_inverse=True)[1]
     return of_point[parent]
 
 

@@ -62,7 +62,7 @@ class Refine:
 
 
 class Tools(NamedTuple):
-    """Compiled functions of a refine phase.
+    """Compiled functions of a refine phase; x are coordinates of `with_edges`.
 
     Attributes
     ----------
@@ -75,6 +75,7 @@ class Tools(NamedTuple):
     logprior : x (n, d) -> (n,), of any length.
     kernel : `Kernel` of the chains.
     periodic : d flags.
+    enter, leave : internal coordinates (n, d) -> x, and back.
     """
 
     init: Callable
@@ -86,6 +87,8 @@ class Tools(NamedTuple):
     logprior: Callable
     kernel: Any
     periodic: tuple
+    enter: Callable
+    leave: Callable
 
 
 class Draws(NamedTuple):
@@ -93,7 +96,7 @@ class Draws(NamedTuple):
 
     Attributes
     ----------
-    x : (n, d); logL : (n,); blobs : (n, b).
+    x : (n, d) coordinates of the `Tools`; logL : (n,); blobs : (n, b).
     logw_own : (n,) log(prior L / q), q the mixture of the flows of the fold that a draw is from.
     logw : (n,) log(prior L / q), q the mixture of all.
     fold : (n,) whose flow it was drawn from.
@@ -143,7 +146,7 @@ def refine(key, rng, settings, tools, points, budget, most, spent, expired):
     rng : numpy Generator.
     settings : Refine
     tools : Tools
-    points : `Points` of the nested run.
+    points : `Points` of the nested run, in internal coordinates.
     budget : likelihood calls that shall be spent; chains that have not settled may take more.
     most : likelihood calls that may be spent.
     spent : called with the number of likelihood calls when they are made.
@@ -156,6 +159,7 @@ def refine(key, rng, settings, tools, points, budget, most, spent, expired):
     if budget < 3 * UNIT:
         return None
     k_init, k_rounds, k_final, k_check, k_chains = jax.random.split(key, 5)
+    points = points._replace(x=tools.enter(points.x))
     modes, n_calls = _surveyed(rng, tools, points, budget, spent)
     budget, most = budget - n_calls, most - n_calls
     betas = betas_of(points)
