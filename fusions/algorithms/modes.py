@@ -26,6 +26,7 @@ WANTED = 3  # effective draws per dimension, which make the next Gaussian or end
 TRIES = 18  # Gaussians per mode
 FIRST_LOOK = 6  # Gaussians after which a mode may be given up
 NEGLIGIBLE = 12.0  # ln of the mass, relative to the largest, below which a mode is given up
+AROUND = 2.0  # times wider is the law that looks for more around a mode: a narrow one on a slope is content with little
 TAIL = 5.0  # degrees of freedom of the Student t that draws come from
 BETAS = 0.85 ** np.arange(40)
 
@@ -55,6 +56,7 @@ class Mode:
     law : mean (d,) of the next draws and the Student t around it; tried : those of the draws so far.
     n_draws : draws so far; x, logL, logprior, logw : those inside of the prior (n, d), (n,), (n,), normalised log weights (n,).
     logZ : ln of the mode's part of the evidence; ess : effective draws of that estimate.
+    looking : whether the next law is a wide one, to look around; done : whether there was still enough after such a look.
     """
 
     law: tuple
@@ -66,6 +68,8 @@ class Mode:
     logw: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0))
     logZ: float = -np.inf
     ess: float = 0.0
+    looking: bool = False
+    done: bool = False
 
 
 def find_modes(x, logL, evaluate, periodic):
@@ -114,7 +118,8 @@ def survey(rng, points, evaluate, periodic, most):
 
     A Gaussian is fitted to the highest points of a mode, draws from it (with the tails of a Student t) get their importance weights, and
     the next Gaussian is fitted to all draws of this mode so far, at the largest power of the likelihood that leaves enough of them
-    effective. A mode is done when that power is one. This is population Monte Carlo (Cappe et al. 2004, doi:10.1198/106186004X12803).
+    effective. When that power is one, a wider law looks around, and a mode is done if that changes nothing. This is population Monte
+    Carlo (Cappe et al. 2004, doi:10.1198/106186004X12803).
 
     Parameters
     ----------
@@ -142,7 +147,7 @@ def survey(rng, points, evaluate, periodic, most):
             modes.append(Mode(law, np.empty((0, d))))
     for i in range(TRIES if len(modes) > 1 else 0):
         best = max(mode.logZ for mode in modes)
-        active = [m for m in modes if m.ess < WANTED * d and (i < FIRST_LOOK or m.logZ > best - NEGLIGIBLE)]
+        active = [m for m in modes if not m.done and (i < FIRST_LOOK or m.logZ > best - NEGLIGIBLE)]
         most -= len(active) * DRAWS * d
         if not active or most < 0:
             break
@@ -207,4 +212,7 @@ def _learn(mode, x, logL, logprior, angle, floor):
     logq = [around.logpdf(_wrapped(mode.x - mean, angle)) for mean, around in mode.tried]
     logw = mode.logprior + mode.logL - np.reshape(logsumexp(logq, axis=0), -1) + np.log(len(logq))
     mode.logZ, mode.ess, mode.logw = logsumexp(logw) - np.log(mode.n_draws), effective_sample_size(logw), logw - logsumexp(logw)
-    mode.law = _law(mode.x, _coolest(logw, mode.logL, WANTED * x.shape[1]), angle, floor)
+    mean, around = _law(mode.x, _coolest(logw, mode.logL, WANTED * x.shape[1]), angle, floor)
+    enough = mode.ess >= WANTED * x.shape[1]
+    mode.done, mode.looking = enough and mode.looking, enough and not mode.looking
+    mode.law = mean, multivariate_t(shape=AROUND**2 * around.shape, df=TAIL) if mode.looking else around
