@@ -87,6 +87,16 @@ def test_a_curved_ridge_is_one_mode():
     assert np.bincount(labels).max() > 0.9 * len(x)
 
 
+def test_a_mode_known_by_its_flank_alone_gets_its_mass():
+    """Points close together on a slope make a law that is content there, until it looks around."""
+    rng = np.random.default_rng(9)
+    flank = CENTRES[1] + [3 * WIDTH, 0] + 0.03 * WIDTH * rng.standard_normal((100, 2))
+    x = np.concatenate([around(rng, CENTRES[:1], WIDTH, 100), flank])
+    found = modes.survey(rng, points_of(x, islands(x)), Counted(islands), (False, False), np.inf)
+    expected = np.log(WEIGHTS[:2]) - 2 * np.log(2 * CUBE)
+    np.testing.assert_allclose(np.sort(found.logZ)[::-1], expected, atol=1.0)
+
+
 def test_survey_finds_the_mass_of_each_mode():
     rng = np.random.default_rng(3)
     x = around(rng, CENTRES, WIDTH, 100)  # all alike, although the masses are not

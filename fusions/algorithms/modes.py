@@ -27,6 +27,7 @@ TRIES = 18  # Gaussians per mode
 FIRST_LOOK = 6  # Gaussians after which a mode may be given up
 NEGLIGIBLE = 12.0  # ln of the mass, relative to the largest, below which a mode is given up
 AROUND = 2.0  # times wider is the law that looks for more around a mode: a narrow one on a slope is content with little
+SAME = 0.5  # difference of ln of a mode's mass that is none
 TAIL = 5.0  # degrees of freedom of the Student t that draws come from
 BETAS = 0.85 ** np.arange(40)
 
@@ -56,7 +57,7 @@ class Mode:
     law : mean (d,) of the next draws and the Student t around it; tried : those of the draws so far.
     n_draws : draws so far; x, logL, logprior, logw : those inside of the prior (n, d), (n,), (n,), normalised log weights (n,).
     logZ : ln of the mode's part of the evidence; ess : effective draws of that estimate.
-    looking : whether the next law is a wide one, to look around; done : whether there was still enough after such a look.
+    looking : whether the next law is a wide one, to look around; done : whether such a look changed nothing.
     """
 
     law: tuple
@@ -211,8 +212,10 @@ def _learn(mode, x, logL, logprior, angle, floor):
         return
     logq = [around.logpdf(_wrapped(mode.x - mean, angle)) for mean, around in mode.tried]
     logw = mode.logprior + mode.logL - np.reshape(logsumexp(logq, axis=0), -1) + np.log(len(logq))
+    before = mode.logZ
     mode.logZ, mode.ess, mode.logw = logsumexp(logw) - np.log(mode.n_draws), effective_sample_size(logw), logw - logsumexp(logw)
     mean, around = _law(mode.x, _coolest(logw, mode.logL, WANTED * x.shape[1]), angle, floor)
     enough = mode.ess >= WANTED * x.shape[1]
-    mode.done, mode.looking = enough and mode.looking, enough and not mode.looking
+    mode.done = enough and mode.looking and abs(mode.logZ - before) < SAME
+    mode.looking = enough
     mode.law = mean, multivariate_t(shape=AROUND**2 * around.shape, df=TAIL) if mode.looking else around
