@@ -21,13 +21,15 @@ MOST_PEAKS = 128
 PART_WAY = 0.382  # from a peak to a higher one, golden section: half-way between two modes of a lattice there is another
 COMPARED = 4  # nearest higher peaks that a peak is compared with
 START = 2  # effective points per dimension that the first Gaussian of a mode is fitted to
-DRAWS = 6  # per dimension, of each Gaussian
+DRAWS = 6  # per dimension, of each Gaussian, that lie inside of the prior
+LEAST_INSIDE = 0.25  # share of draws that is counted on
 WANTED = 3  # effective draws per dimension, which make the next Gaussian or end the search
 TRIES = 18  # Gaussians per mode
-FIRST_LOOK = 6  # Gaussians after which a mode may be given up
+FIRST_LOOK = 8  # Gaussians after which a mode may be given up
 NEGLIGIBLE = 12.0  # ln of the mass, relative to the largest, below which a mode is given up
-AROUND = 2.0  # times wider is the law that looks for more around a mode: a narrow one on a slope is content with little
 SAME = 0.5  # difference of ln of a mode's mass that is none
+WIDER = 2.0  # times the volume of the Gaussian fitted is that of the law: few effective draws make it too narrow
+AROUND = 6.0  # and that of the law that looks for more around a mode: a narrow one on a slope is content with little
 TAIL = 5.0  # degrees of freedom of the Student t that draws come from
 BETAS = 0.85 ** np.arange(40)
 
@@ -71,6 +73,10 @@ class Mode:
     ess: float = 0.0
     looking: bool = False
     done: bool = False
+
+    def inside(self):
+        """Return the share of draws inside of the prior; the others cost no calls, so that more are made."""
+        return max(len(self.x) / self.n_draws, LEAST_INSIDE) if self.n_draws else 1.0
 
 
 def find_modes(x, logL, evaluate, periodic):
@@ -152,8 +158,9 @@ def survey(rng, points, evaluate, periodic, most):
         most -= len(active) * DRAWS * d
         if not active or most < 0:
             break
-        new = np.concatenate([_draws(rng, mode.law, DRAWS * d, angle) for mode in active])
-        for mode, *rows in zip(active, *(np.split(values, len(active)) for values in (new, *evaluate(new))), strict=True):
+        parts = [_draws(rng, mode.law, int(DRAWS * d / mode.inside()), angle) for mode in active]
+        new, ends = np.concatenate(parts), np.cumsum([len(part) for part in parts])[:-1]
+        for mode, *rows in zip(active, *(np.split(values, ends) for values in (new, *evaluate(new))), strict=True):
             _learn(mode, *rows, angle, floor)
     best = max((mode.logZ for mode in modes), default=-np.inf)
     done = [mode for mode in modes if mode.ess >= WANTED * d and mode.logZ > best - NEGLIGIBLE]
@@ -218,4 +225,5 @@ def _learn(mode, x, logL, logprior, angle, floor):
     enough = mode.ess >= WANTED * x.shape[1]
     mode.done = enough and mode.looking and abs(mode.logZ - before) < SAME
     mode.looking = enough
-    mode.law = mean, multivariate_t(shape=AROUND**2 * around.shape, df=TAIL) if mode.looking else around
+    widening = (AROUND if mode.looking else WIDER) ** (2 / x.shape[1])
+    mode.law = mean, multivariate_t(shape=widening * around.shape, df=TAIL)
