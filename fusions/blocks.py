@@ -22,8 +22,8 @@ from fusions.distributions import (
 from fusions.errors import PriorError
 
 WHITENING_DRAWS = 4096
-FAR, FARTHER = 5.0, 8.0  # internal coordinates beyond which a parameter with an edge hardly changes
-STILL = 1e-5  # of its range, by which it may change from the one to the other; it is 3e-7 for a uniform prior
+ENDS = (-8.0, -5.0, 5.0, 8.0)  # of an internal coordinate; a parameter with an edge hardly changes between the last two
+STILL = 1e-5  # of its range, by which it may change there; it is 3e-7 for a uniform prior
 
 
 @dataclass(frozen=True)
@@ -132,18 +132,8 @@ def transform(prior_transform: Callable, names: Sequence[str]) -> Block:
     return Block(names, d, theta, "transform", (False,) * d, traceable)
 
 
-def bounded(block: Block) -> tuple[bool, ...]:
-    """Return flags (d,): True where the parameters of a block come to an edge at both ends of an internal coordinate, the others at 0."""
-    return tuple(block.log_prob is None and not block.periodic[i] and _has_edges(block, i) for i in range(block.dim))
-
-
-def _has_edges(block: Block, i: int) -> bool:
-    x = np.zeros((4, block.dim))
-    x[:, i] = -FARTHER, -FAR, FAR, FARTHER
-    try:
-        theta = np.array([block.theta(jnp.asarray(row) if block.traceable else row) for row in x], float)
-    except Exception:  # noqa: BLE001 whatever a user's function raises so far out
-        return False
+def has_edges(theta: np.ndarray) -> bool:
+    """Tell whether parameters theta (4, k) at the `ENDS` of one internal coordinate come to an edge at both of its ends."""
     low, inner, high = np.abs(np.diff(theta, axis=0))
     return bool(np.any(inner > 0) and np.all(low + high <= STILL * inner))
 

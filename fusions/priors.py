@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fusions.blocks import Block, bounded, check_names, gaussian, joint, one_parameter, positional, transform
+from fusions.blocks import ENDS, Block, check_names, gaussian, has_edges, joint, one_parameter, positional, transform
 from fusions.distributions import (
     Distribution,
     beta,
@@ -126,8 +126,15 @@ class Prior:
 
     @cached_property
     def bounded(self) -> tuple[bool, ...]:
-        """Flags (d,): True where the prior ends at an edge on both sides, as a uniform one does."""
-        return tuple(flag for block in self.blocks for flag in bounded(block))
+        """Flags (d,): True where the prior ends at an edge on both sides, as a uniform one does, the other coordinates at 0."""
+        rows, flags, start = np.eye(self.dim)[:, None] * np.array(ENDS)[:, None], [], 0
+        front = np.asarray(_front_traced(self, _floating(rows.reshape(-1, self.dim))), float).reshape(self.dim, len(ENDS), -1)
+        for block, columns in _slices(self, np.arange(self.dim)):
+            stop = start + (len(block.names) if block.traceable else block.dim)
+            straight = [block.log_prob is None and not angle for angle in block.periodic]
+            flags += [line and _ends(block, front[i, :, start:stop]) for line, i in zip(straight, columns, strict=True)]
+            start = stop
+        return tuple(flags)
 
     def theta(self, x: Any) -> Any:
         """Return all parameters (n_names,) at one point x (d,): NumPy float64 if not `theta_traceable`."""
@@ -253,6 +260,22 @@ def _finish(prior: Prior, front: Any) -> dict[str, Any]:
 def _front_rows(prior: Prior, x: jax.Array) -> jax.Array:
     """Return theta at all rows if it is traceable, else its traceable part."""
     return jax.vmap(prior.theta if prior.theta_traceable else partial(_front, prior))(x)
+
+
+@partial(jax.jit, static_argnums=0)
+def _front_traced(prior: Prior, x: jax.Array) -> jax.Array:
+    """Return `_front` at all rows."""
+    return jax.vmap(partial(_front, prior))(x)
+
+
+def _ends(block: Block, rows: np.ndarray) -> bool:
+    """Return whether a block has edges, from its parameters, or its coordinates if it is not traceable, at the `ENDS` of one of them."""
+    if block.traceable:
+        return has_edges(rows)
+    try:
+        return has_edges(np.array([block.theta(row) for row in rows], float))
+    except Exception:  # noqa: BLE001 whatever a user's function raises so far out
+        return False
 
 
 def _host_vector(prior: Prior, values: dict[str, Any]) -> np.ndarray:
