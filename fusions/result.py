@@ -252,7 +252,8 @@ class Result:
 
         Returns
         -------
-        theta (n, m), log importance weights (n,), whose mean weight estimates Z.
+        theta (n, m), log importance weights (n,), whose mean weight estimates Z; a draw outside of the prior stands at its edge with
+        weight -inf.
         """
         if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
             raise OptionError(f"Expected n to be a positive integer, got {n!r}. Type result.draw(1000).")
