@@ -243,7 +243,7 @@ class Result:
     def draw(self, n, key=0):
         """Draw fresh posterior points from the flows of the refine phase.
 
-        Costs n likelihood calls, rounded up to full batches, which `n_calls` does not count.
+        Costs at most n likelihood calls, rounded up to full batches, which `n_calls` does not count.
 
         Parameters
         ----------
