@@ -115,7 +115,7 @@ def test_a_lost_tail_fills_and_the_chains_know_that_it_is_not_full():
     tools, _ = make_tools(oracle.problem, Refine())
     start = entered(tools, nested_points(oracle.problem, theta, width=10.0))
     chains = run_chains(
-        jax.random.key(3), rng, tools.kernel, tools.target, start, start.logw, tools.periodic, 100_000, 100_000, lambda n: None, never
+        jax.random.key(3), rng, tools.kernel, tools.target, start, start.logw, tools.periodic, 30_000, 30_000, lambda n: None, never
     )
     last = oracle.problem.prior.theta_rows(tools.leave(chains.x.reshape(-1, 4)))[:, 3]
     assert np.mean(last) > 0.2  # exact 0.818, at the start 0

@@ -197,7 +197,7 @@ def cheap_refine(key, rng, settings, tools, points, budget, most, spent, expired
     """Stand in for the refine phase: draws from the prior, in batches that depend on key, rng and the values before."""
     rounds, shift = [], 0.0
     for i in range(4):
-        x = np.asarray(jax.random.normal(jax.random.fold_in(key, i), (16, 2))) + np.float32(shift)
+        x = tools.enter(np.asarray(jax.random.normal(jax.random.fold_in(key, i), (16, 2))) + np.float32(shift))
         logL, blobs, logprior, n_calls = tools.target(x)
         spent(n_calls)
         shift = 1e-3 * rng.random() + 1e-6 * logL.mean()

@@ -62,7 +62,7 @@ def test_points_come_back(mixed):
     x = np.asarray(MIXED.sample(0, 1000))
     y = mixed[1].enter(x)
     assert y.dtype == x.dtype
-    assert np.all((y[:, 0] > 0) & (y[:, 0] < 1))
+    assert np.all(np.abs(y[:, 0]) < 0.5)
     np.testing.assert_array_equal(y[:, 1:], x[:, 1:])
     np.testing.assert_allclose(mixed[1].leave(y), x, atol=1e-3)
     assert np.abs(mixed[1].leave(y) - x)[np.abs(x[:, 0]) < 3].max() < 1e-4
@@ -74,13 +74,22 @@ def test_the_prior_keeps_its_mass_and_its_constraint(mixed):
     x[:, 0] = np.clip(x[:, 0], -4, 4)
     jacobian = -0.5 * x[:, 0] ** 2 - 0.5 * np.log(2 * np.pi)
     np.testing.assert_allclose(coordinates.space.logprior(coordinates.enter(x)), problem.space().logprior(x) - jacobian, atol=1e-3)
-    assert np.all(np.isneginf(coordinates.space.logprior(jnp.array([[1.1, 0, 0], [-0.1, 0, 0], [0.99, 2.0, 0], [np.nan, 0, 0]]))))
+    assert np.all(np.isneginf(coordinates.space.logprior(jnp.array([[0.6, 0, 0], [-0.6, 0, 0], [0.49, 2.0, 0], [np.nan, 0, 0]]))))
+
+
+def test_a_posterior_many_orders_narrower_than_its_prior_can_be_told_apart():
+    coordinates = with_edges(fusions.Problem(fusions.Prior(a=pr.uniform(-1e8, 1e8)), lambda p: 0 * p["a"]).space())
+    theta = np.linspace(-3, 3, 61)
+    x = ndtri(0.5 + theta / 2e8).astype(np.float32)[:, None]
+    y = coordinates.enter(x)
+    np.testing.assert_allclose(np.diff(y[:, 0]) * 2e8, 0.1, rtol=1e-3)
+    np.testing.assert_allclose(coordinates.leave(y), x, rtol=1e-5, atol=1e-12)
 
 
 def test_what_lies_outside_costs_no_call_and_comes_to_the_edge():
     problem = fusions.Problem(fusions.Prior(a=pr.uniform(-5, 5)), lambda p: -0.5 * p["a"] ** 2)
     tools, _ = make_tools(problem, fusions.Refine())
-    y = np.array([[0.5], [1.2], [-3.0]], np.float32)
+    y = np.array([[0.0], [0.7], [-3.5]], np.float32)
     logL, _, logprior, n_calls = tools.target(y)
     assert (n_calls, logprior[0]) == (1, 0.0)
     assert np.isneginf(logprior[1:]).all()
@@ -100,7 +109,7 @@ def test_a_posterior_cut_by_edges_is_covered_to_its_end():
     flow = MixtureCNF(components=8, width=32, depth=2, ode_steps=4, training=Training(steps=60, rounds=6, batch=256, jitter=0.0))
     flow = flow.build(coordinates.space)
     state, _ = jax.jit(flow.fit)(jax.random.key(0), flow.init(jax.random.key(1)), jnp.asarray(y[:8192]))
-    a, b = (10 * y[8192:12288] - 5).T
+    a, b = 10 * y[8192:12288].T
     logp = -0.5 * ((b - a**2 / 5) / width) ** 2 - np.log(width * np.sqrt(2 * np.pi)) - np.log(3) + np.log(100 * n / len(theta))
     logw = logp - np.asarray(jax.jit(flow.logq)(state, jnp.asarray(y[8192:12288])))
     assert abs(np.log(np.mean(np.exp(-logw)))) < 0.1
