@@ -132,8 +132,8 @@ def run(config, seeds, only, first):
                 }
             if config == "refined" and name in EXTENDED and result.source is not None:
                 more = result.extend(n_eff=N_EFF)
-                row["extended"] = {"logZ": more.logZ, "err": more.logZ_err, "n_calls": more.n_calls}
-                row["extended"]["seconds"] = round(time.perf_counter() - start, 1)
+                seconds = round(time.perf_counter() - start, 1)
+                row["extended"] = {"logZ": more.logZ, "err": more.logZ_err, "n_calls": more.n_calls, "seconds": seconds}
             ROWS.parent.mkdir(exist_ok=True)
             with ROWS.open("a") as file:
                 file.write(json.dumps(row) + "\n")

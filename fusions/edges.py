@@ -35,9 +35,9 @@ class Coordinates(NamedTuple):
     leave: Callable
 
 
-def with_edges(space):
-    """Make the `Coordinates` that are uniform in (-1/2, 1/2) under the prior where it is bounded, and internal ones elsewhere."""
-    bounded = np.array(space.bounded or (False,) * space.dim)
+def with_edges(space, bounded):
+    """Make the `Coordinates` that are uniform in (-1/2, 1/2) under the prior where it is `Prior.bounded`, and internal ones elsewhere."""
+    bounded = np.array(bounded)
 
     def inside(u, xp):
         """Keep u so far from its edges that its latent is finite; 0 where there are none."""

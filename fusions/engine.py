@@ -95,17 +95,20 @@ def make_tools(problem, settings, layout=ALONE):
 @functools.lru_cache(maxsize=KEPT)
 def _tools(problem, settings, layout, precision):
     del precision
-    space, enter, leave = with_edges(problem.space()._replace(layout=layout))
+    space, enter, leave = with_edges(problem.space()._replace(layout=layout), problem.prior.bounded)
     evaluator, traces = make_evaluator(problem, layout), Counter()
     flow, kernel, counted = settings.flow.build(space), settings.kernel.build(space), _counting(traces, layout)
 
     def host(function):
         return lambda *args: np.asarray(function(*args), np.float64)
 
-    draw = counted("draw", lambda key, state: flow.sample(key, state, BATCH))
+    sample = counted("draw", lambda key, state: flow.sample(key, state, BATCH))
     logq = counted("logq", flow.logq)
     logprior = host(jax.jit(space.logprior))
     fit = counted("refine", lambda key, state, x: flow.fit(key, state, x)[0])
+
+    def draw(key, state):
+        return np.asarray(sample(key, state))
 
     def target(y):
         inside = logprior(y)
@@ -124,8 +127,7 @@ def _tools(problem, settings, layout, precision):
         init=counted("start", kernel.init),
     )
     init = counted("init", flow.init)
-    draws = lambda *args: np.asarray(draw(*args))  # noqa: E731
-    return Tools(init, fit, draws, roundtrip, host(logq), target, logprior, moves, space.periodic, enter, leave), traces
+    return Tools(init, fit, draw, roundtrip, host(logq), target, logprior, moves, space.periodic, enter, leave), traces
 
 
 def _blank_info(kernel, space):

@@ -127,13 +127,11 @@ class Prior:
     @cached_property
     def bounded(self) -> tuple[bool, ...]:
         """Flags (d,): True where the prior ends at an edge on both sides, as a uniform one does, the other coordinates at 0."""
-        rows, flags, start = np.eye(self.dim)[:, None] * np.array(ENDS)[:, None], [], 0
+        rows, flags = np.eye(self.dim)[:, None] * np.array(ENDS)[:, None], []
         front = np.asarray(_front_traced(self, _floating(rows.reshape(-1, self.dim))), float).reshape(self.dim, len(ENDS), -1)
-        for block, columns in _slices(self, np.arange(self.dim)):
-            stop = start + (len(block.names) if block.traceable else block.dim)
+        for (block, columns), (_, part) in zip(_slices(self, np.arange(self.dim)), _front_slices(self, front), strict=True):
             straight = [block.log_prob is None and not angle for angle in block.periodic]
-            flags += [line and _ends(block, front[i, :, start:stop]) for line, i in zip(straight, columns, strict=True)]
-            start = stop
+            flags += [line and _ends(block, part[i]) for line, i in zip(straight, columns, strict=True)]
         return tuple(flags)
 
     def theta(self, x: Any) -> Any:
@@ -242,15 +240,18 @@ def _front(prior: Prior, x: jax.Array) -> jax.Array:
     return jnp.concatenate(parts)
 
 
+def _front_slices(prior: Prior, front: Any) -> list[tuple[Block, Any]]:
+    """Return every block with its part of `_front` (..., m)."""
+    ends = np.cumsum([0, *(len(block.names) if block.traceable else block.dim for block in prior.blocks)])
+    return [(block, front[..., a:b]) for block, a, b in zip(prior.blocks, ends[:-1], ends[1:], strict=True)]
+
+
 def _finish(prior: Prior, front: Any) -> dict[str, Any]:
     """Return {name: value} from `_front` of one point: host-side blocks, then the user's transform."""
-    values, start = {}, 0
-    for block in prior.blocks:
-        stop = start + (len(block.names) if block.traceable else block.dim)
-        part = front[start:stop]
-        part = part if block.traceable else block.theta(part)
-        values.update({name: part[i] for i, name in enumerate(block.names)})
-        start = stop
+    values = {}
+    for block, part in _front_slices(prior, front):
+        theta = part if block.traceable else block.theta(part)
+        values.update({name: theta[i] for i, name in enumerate(block.names)})
     if prior.transform is not None:
         values = {**values, **prior.transform(dict(values))}
     return values
@@ -259,7 +260,7 @@ def _finish(prior: Prior, front: Any) -> dict[str, Any]:
 @partial(jax.jit, static_argnums=0)
 def _front_rows(prior: Prior, x: jax.Array) -> jax.Array:
     """Return theta at all rows if it is traceable, else its traceable part."""
-    return jax.vmap(prior.theta if prior.theta_traceable else partial(_front, prior))(x)
+    return jax.vmap(prior.theta)(x) if prior.theta_traceable else _front_traced(prior, x)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -82,8 +82,7 @@ class Problem:
         """Return the internal coordinates, with the log density over rows (n, d) -> (n,) of the prior, renormalised on what is allowed."""
         prior, (log_mass, _) = self.prior, self.constraint_logmass
         density = jax.vmap(prior.log_prob)
-        logprior = (lambda x: density(x) - log_mass) if log_mass else density
-        return Space(prior.dim, prior.periodic, logprior, self.n_blobs, bounded=prior.bounded)
+        return Space(prior.dim, prior.periodic, (lambda x: density(x) - log_mass) if log_mass else density, self.n_blobs)
 
     def call_one(self, theta: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return log L () and blobs (b,) at theta (n_names,), inside JAX code."""

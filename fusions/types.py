@@ -29,8 +29,6 @@ class Space(NamedTuple):
     logprior : function (n, d) -> (n,), the prior's log density; -inf outside of its support.
     n_blobs : number of derived parameters b.
     layout : where rows are computed.
-    bounded : d flags, True where the prior ends at an edge on both sides, or () if there is none; such a coordinate is standard normal
-        under the prior.
     """
 
     dim: int
@@ -38,7 +36,6 @@ class Space(NamedTuple):
     logprior: Callable[[Any], Any]
     n_blobs: int = 0
     layout: Layout = ALONE
-    bounded: tuple[bool, ...] = ()
 
     def wrap(self, x: Array) -> Array:
         """Bring the angles of x (..., d) back to [-pi, pi)."""

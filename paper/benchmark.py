@@ -217,7 +217,8 @@ def page(n_live):
         f'for finding the posterior weigh much; "{EXTENDED}" are the same runs after',
         "`result.extend(n_eff=10_000)`, as many as nautilus draws by default.", "",
     ]  # fmt: skip
-    for setting in (CALIBRATED, EXTENDED):
+    ours = {setting for _, sampler, setting in table if sampler == OURS}
+    for setting in (s for s in (f"n_live {n_live}", CALIBRATED, EXTENDED) if s in ours):
         lines += [
             f"## On how many problems W of fusions, {setting}, is below a peer's", "",
             "| peer | W below | intervals apart too | W above | peer's timeouts | not measured |", "|---|--:|--:|---|---|---|",

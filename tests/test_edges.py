@@ -55,7 +55,7 @@ def test_edges_of_blocks():
 @pytest.fixture(scope="module")
 def mixed():
     problem = fusions.Problem(MIXED, lambda p: -0.5 * (p["a"] - 2) ** 2)
-    return problem, with_edges(problem.space())
+    return problem, with_edges(problem.space(), MIXED.bounded)
 
 
 def test_points_come_back(mixed):
@@ -78,7 +78,8 @@ def test_the_prior_keeps_its_mass_and_its_constraint(mixed):
 
 
 def test_a_posterior_many_orders_narrower_than_its_prior_can_be_told_apart():
-    coordinates = with_edges(fusions.Problem(fusions.Prior(a=pr.uniform(-1e8, 1e8)), lambda p: 0 * p["a"]).space())
+    prior = fusions.Prior(a=pr.uniform(-1e8, 1e8))
+    coordinates = with_edges(fusions.Problem(prior, lambda p: 0 * p["a"]).space(), prior.bounded)
     theta = np.linspace(-3, 3, 61)
     x = ndtri(0.5 + theta / 2e8).astype(np.float32)[:, None]
     y = coordinates.enter(x)
@@ -104,7 +105,7 @@ def test_a_posterior_cut_by_edges_is_covered_to_its_end():
     b = a**2 / 5 + width * rng.standard_normal(n)
     theta = np.stack([a, b], 1)[np.abs(b) < 5]
     prior = fusions.Prior(a=pr.uniform(-5, 5), b=pr.uniform(-5, 5))
-    coordinates = with_edges(fusions.Problem(prior, lambda p: 0 * p["a"]).space())
+    coordinates = with_edges(fusions.Problem(prior, lambda p: 0 * p["a"]).space(), prior.bounded)
     y = coordinates.enter(ndtri((theta + 5) / 10).astype(np.float32))
     flow = MixtureCNF(components=8, width=32, depth=2, ode_steps=4, training=Training(steps=60, rounds=6, batch=256, jitter=0.0))
     flow = flow.build(coordinates.space)

@@ -103,8 +103,7 @@ def find_modes(x, logL, evaluate, periodic):
     near = cKDTree(y).query(y, min(max(NEIGHBOURS, 2 * x.shape[1]) + 1, len(x)))[1]
     higher = rank[near] < rank[:, None]
     parent = np.where(higher.any(axis=1), near[np.arange(len(x)), higher.argmax(axis=1)], np.arange(len(x)))
-    while np.any(parent != parent[parent]):
-        parent = parent[parent]
+    parent = _roots(parent)
     peaks = np.unique(parent)
     peaks = peaks[np.argsort(rank[peaks])][:MOST_PEAKS]
     pairs = np.array([(i, j) for i in range(1, len(peaks)) for j in _nearest(y[peaks[:i]], y[peaks[i]])], int).reshape(-1, 2)
@@ -113,10 +112,8 @@ def find_modes(x, logL, evaluate, periodic):
     lower, higher = pairs[between >= logL[peaks[pairs[:, 0]]]].T
     into = np.arange(len(peaks))
     into[lower[::-1]] = higher[::-1]  # the nearest one is the last to be written
-    while np.any(into != into[into]):
-        into = into[into]
     of_point = np.full(len(x), -1)
-    of_point[peaks] = np.unique(into, return_inverse=True)[1]
+    of_point[peaks] = np.unique(_roots(into), return_inverse=True)[1]
     return of_point[parent]
 
 
@@ -163,11 +160,18 @@ def survey(rng, points, evaluate, periodic, most):
         for mode, *rows in zip(active, *(np.split(values, ends) for values in (new, *evaluate(new))), strict=True):
             _learn(mode, *rows, angle, floor)
     best = max((mode.logZ for mode in modes), default=-np.inf)
-    done = [mode for mode in modes if mode.ess >= WANTED * d and mode.logZ > best - NEGLIGIBLE]
-    if len(done) < 2:
+    arrived = [mode for mode in modes if mode.ess >= WANTED * d and mode.logZ > best - NEGLIGIBLE]
+    if len(arrived) < 2:
         return Survey(np.empty((0, d)), *np.empty((3, 0)))
-    columns = ([getattr(mode, name) for mode in done] for name in ("x", "logL", "logw"))
-    return Survey(*map(np.concatenate, columns), np.array([mode.logZ for mode in done]))
+    columns = ([getattr(mode, name) for mode in arrived] for name in ("x", "logL", "logw"))
+    return Survey(*map(np.concatenate, columns), np.array([mode.logZ for mode in arrived]))
+
+
+def _roots(parent):
+    """Follow parents (n,) to those that are their own."""
+    while np.any(parent != parent[parent]):
+        parent = parent[parent]
+    return parent
 
 
 def _nearest(others, row):
@@ -187,8 +191,8 @@ def _coolest(logw, logL, wanted):
     return trials[int(np.argmax(sizes >= wanted) if np.any(sizes >= wanted) else np.argmax(sizes))]
 
 
-def _law(x, logw, angle, floor):
-    """Fit the mean and a Student t around it to weighted points x (n, d).
+def _law(x, logw, angle, floor, volume=1.0):
+    """Fit the mean and a Student t around it, so many times larger, to weighted points x (n, d).
 
     Correlations shrink where few are effective, variances don't fall to zero.
     """
@@ -198,7 +202,7 @@ def _law(x, logw, angle, floor):
     cov = (delta - mean).T @ (w[:, None] * (delta - mean))
     n, d = effective_sample_size(logw), x.shape[1]
     shape = (n * cov + d * np.diag(np.diag(cov))) / (n + d) + np.diag(floor)
-    return x[np.argmax(w)] + mean, multivariate_t(shape=shape, df=TAIL)
+    return x[np.argmax(w)] + mean, multivariate_t(shape=volume ** (2 / d) * shape, df=TAIL)
 
 
 def _draws(rng, law, n, angle):
@@ -221,9 +225,8 @@ def _learn(mode, x, logL, logprior, angle, floor):
     logw = mode.logprior + mode.logL - np.reshape(logsumexp(logq, axis=0), -1) + np.log(len(logq))
     before = mode.logZ
     mode.logZ, mode.ess, mode.logw = logsumexp(logw) - np.log(mode.n_draws), effective_sample_size(logw), logw - logsumexp(logw)
-    mean, around = _law(mode.x, _coolest(logw, mode.logL, WANTED * x.shape[1]), angle, floor)
-    enough = mode.ess >= WANTED * x.shape[1]
+    wanted = WANTED * x.shape[1]
+    enough = mode.ess >= wanted
     mode.done = enough and mode.looking and abs(mode.logZ - before) < SAME
     mode.looking = enough
-    widening = (AROUND if mode.looking else WIDER) ** (2 / x.shape[1])
-    mode.law = mean, multivariate_t(shape=widening * around.shape, df=TAIL)
+    mode.law = _law(mode.x, _coolest(logw, mode.logL, wanted), angle, floor, AROUND if enough else WIDER)
