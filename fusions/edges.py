@@ -17,6 +17,7 @@ from scipy.special import erfinv as host_erfinv
 
 from fusions.types import Space
 
+MARGIN = 1e-6  # that float32 can tell
 LOG_2PI, ROOT = float(np.log(2 * np.pi)), float(np.sqrt(2))
 
 
@@ -28,11 +29,13 @@ class Coordinates(NamedTuple):
     space : the `Space` in these coordinates.
     enter : internal coordinates x (n, d) -> y (n, d), on the host.
     leave : y -> x, on the host; what is outside of the prior comes to its edge.
+    bounds : (2, d) lowest and highest y, `MARGIN` inside of the prior, infinite where there is no edge.
     """
 
     space: Space
     enter: Callable
     leave: Callable
+    bounds: np.ndarray
 
 
 def with_edges(space, bounded):
@@ -58,4 +61,4 @@ def with_edges(space, bounded):
         allowed = jnp.all(~bounded | (jnp.abs(y) < 0.5), axis=-1)
         return jnp.where(allowed, space.logprior(x) + log_jacobian, -jnp.inf)
 
-    return Coordinates(space._replace(logprior=logprior), enter, leave)
+    return Coordinates(space._replace(logprior=logprior), enter, leave, np.where(bounded, 0.5 - MARGIN, np.inf) * np.array([[-1], [1]]))

@@ -95,7 +95,7 @@ def make_tools(problem, settings, layout=ALONE):
 @functools.lru_cache(maxsize=KEPT)
 def _tools(problem, settings, layout, precision):
     del precision
-    space, enter, leave = with_edges(problem.space()._replace(layout=layout), problem.prior.bounded)
+    space, enter, leave, bounds = with_edges(problem.space()._replace(layout=layout), problem.prior.bounded)
     evaluator, traces = make_evaluator(problem, layout), Counter()
     flow, kernel, counted = settings.flow.build(space), settings.kernel.build(space), _counting(traces, layout)
 
@@ -127,7 +127,7 @@ def _tools(problem, settings, layout, precision):
         init=counted("start", kernel.init),
     )
     init = counted("init", flow.init)
-    return Tools(init, fit, draw, roundtrip, host(logq), target, logprior, moves, space.periodic, enter, leave), traces
+    return Tools(init, fit, draw, roundtrip, host(logq), target, logprior, moves, space.periodic, bounds, enter, leave), traces
 
 
 def _blank_info(kernel, space):

@@ -1,35 +1,38 @@
-"""Modes among the points of a nested run, each followed to the posterior, however few points it has left.
+"""Modes among the points of a nested run, each found at the posterior, however few points it has left.
 
 The masses of modes drift along a nested run, and a narrow mode may lose its last live point long before the posterior; points of earlier
-contours still show where it is. `find_modes` tells modes apart, `survey` gives each of them draws of its own.
+contours still show where it is. `find_modes` tells modes apart, `survey` gives each draws of its own.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.spatial import cKDTree
 from scipy.stats import multivariate_t
 
+from fusions.algorithms.laplace import laplace
 from fusions.evidence import tempered
 from fusions.numerics import effective_sample_size, logsumexp, on_circles
 from fusions.types import turned
 
 NEIGHBOURS = 6  # of a point among which a peak is the highest, or twice the dimension if that is more
 MOST_POINTS = 20_000  # that are looked at, evenly taken from all
-MOST_PEAKS = 128
+MOST_PEAKS = 256
 PART_WAY = 0.382  # from a peak to a higher one, golden section: half-way between two modes of a lattice there is another
 COMPARED = 4  # nearest higher peaks that a peak is compared with
-START = 2  # effective points per dimension that the first Gaussian of a mode is fitted to
+CLIMB_SHARE = 0.6  # of the calls, which the climbs may take
+APART = 1.5  # standard deviations between the tops of two modes
 DRAWS = 6  # per dimension, of each Gaussian, that lie inside of the prior
 LEAST_INSIDE = 0.25  # share of draws that is counted on
 WANTED = 3  # effective draws per dimension, which make the next Gaussian or end the search
-TRIES = 18  # Gaussians per mode
-FIRST_LOOK = 8  # Gaussians after which a mode may be given up
-NEGLIGIBLE = 12.0  # ln of the mass, relative to the largest, below which a mode is given up
+TRIES = 12  # Gaussians per mode
+FIRST_LOOK = 2  # Gaussians after which a mode may be given up
+NEGLIGIBLE = 10.0  # ln of the mass, relative to the largest, below which a mode is given up
 SAME = 0.5  # difference of ln of a mode's mass that is none
 WIDER = 2.0  # times the volume of the Gaussian fitted is that of the law: few effective draws make it too narrow
 AROUND = 6.0  # and that of the law that looks for more around a mode: a narrow one on a slope is content with little
+LEAST_WIDTH = 1e-3  # of a law in any direction, in its standard deviations along the coordinates
 TAIL = 5.0  # degrees of freedom of the Student t that draws come from
 BETAS = 0.85 ** np.arange(40)
 
@@ -41,13 +44,55 @@ class Survey(NamedTuple):
     ----------
     x : (n, d); logL : (n,) finite.
     logw : (n,) log weights of the posterior, each mode's normalised to one.
+    mode : (n,) which mode each is from.
     logZ : (m,) ln of each mode's part of the evidence [nats], to about 0.4.
     """
 
     x: np.ndarray
     logL: np.ndarray
     logw: np.ndarray
+    mode: np.ndarray
     logZ: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Law:
+    """A Student t that draws come from.
+
+    Attributes
+    ----------
+    mean : (d,); scale : (d,) standard deviations of the Gaussian that it is made of; around : the Student t in their units.
+    angle : (d,) flags.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    around: Any
+    angle: np.ndarray
+
+    @classmethod
+    def of(cls, mean, cov, angle, volume):
+        """Make the law around a mean (d,) with so many times the volume of a Gaussian's covariance (d, d)."""
+        scale, d = np.sqrt(np.diag(cov)), len(mean)
+        shape = cov / np.outer(scale, scale) + LEAST_WIDTH**2 * np.eye(d)
+        return cls(mean, scale, multivariate_t(shape=volume ** (2 / d) * shape, df=TAIL), angle)
+
+    def units(self, x):
+        """Express x (n, d) in standard deviations from the mean."""
+        return _wrapped(x - self.mean, self.angle) / self.scale
+
+    def distance(self, x):
+        """Compute the Mahalanobis distance of x (d,) from the mean."""
+        z = self.units(x[None])[0]
+        return np.sqrt(z @ np.linalg.solve(self.around.shape, z))
+
+    def logpdf(self, x):
+        """Compute ln of the density at x (n, d)."""
+        return np.reshape(self.around.logpdf(self.units(x)), -1) - np.sum(np.log(self.scale))
+
+    def draw(self, rng, n):
+        """Draw n points (n, d)."""
+        return _wrapped(self.mean + self.scale * self.around.rvs(n, random_state=rng).reshape(n, -1), self.angle)
 
 
 @dataclasses.dataclass
@@ -56,13 +101,13 @@ class Mode:
 
     Attributes
     ----------
-    law : mean (d,) of the next draws and the Student t around it; tried : those of the draws so far.
+    law : `Law` of the next draws; tried : those of the draws so far, and how many were made of each.
     n_draws : draws so far; x, logL, logprior, logw : those inside of the prior (n, d), (n,), (n,), normalised log weights (n,).
     logZ : ln of the mode's part of the evidence; ess : effective draws of that estimate.
     looking : whether the next law is a wide one, to look around; done : whether such a look changed nothing.
     """
 
-    law: tuple
+    law: Law
     x: np.ndarray
     tried: list = dataclasses.field(default_factory=list)
     n_draws: int = 0
@@ -80,11 +125,10 @@ class Mode:
 
 
 def find_modes(x, logL, evaluate, periodic):
-    """Label points with the mode that they belong to.
+    """Find the highest point of each mode.
 
-    A peak is a point with no higher one among its neighbours; every point climbs to a peak from neighbour to neighbour. A peak is joined
-    to the nearest of some higher peaks to which the likelihood part way is no lower than its own (hill-valley test, Ursem 1999,
-    doi:10.1109/CEC.1999.785525); not to several, or a chance peak in a valley would join the modes on its sides.
+    A peak is a point with no higher one among its neighbours. It belongs to the nearest of some higher peaks to which the likelihood part
+    way is no lower than its own (hill-valley test, Ursem 1999, doi:10.1109/CEC.1999.785525); a mode is a peak that belongs to none.
 
     Parameters
     ----------
@@ -94,44 +138,37 @@ def find_modes(x, logL, evaluate, periodic):
 
     Returns
     -------
-    labels (n,) : mode of each point, -1 for those that climb to one of too many peaks.
+    (m,) indices, the highest first; (m, d) standard deviation of the neighbours of each.
     """
     angle = np.asarray(periodic, bool)
     y = on_circles(np.where(angle, x, (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-12)), angle)
-    rank = np.empty(len(x), int)
-    rank[np.argsort(-logL, kind="stable")] = np.arange(len(x))
     near = cKDTree(y).query(y, min(max(NEIGHBOURS, 2 * x.shape[1]) + 1, len(x)))[1]
-    higher = rank[near] < rank[:, None]
-    parent = np.where(higher.any(axis=1), near[np.arange(len(x)), higher.argmax(axis=1)], np.arange(len(x)))
-    parent = _roots(parent)
-    peaks = np.unique(parent)
-    peaks = peaks[np.argsort(rank[peaks])][:MOST_PEAKS]
+    peaks = np.flatnonzero(logL >= logL[near].max(axis=1))
+    peaks = peaks[np.argsort(-logL[peaks], kind="stable")][:MOST_PEAKS]
     pairs = np.array([(i, j) for i in range(1, len(peaks)) for j in _nearest(y[peaks[:i]], y[peaks[i]])], int).reshape(-1, 2)
     lower, upper = x[peaks[pairs[:, 0]]], x[peaks[pairs[:, 1]]]
     between = evaluate(_wrapped(lower + PART_WAY * _wrapped(upper - lower, angle), angle))[0]
-    lower, higher = pairs[between >= logL[peaks[pairs[:, 0]]]].T
-    into = np.arange(len(peaks))
-    into[lower[::-1]] = higher[::-1]  # the nearest one is the last to be written
-    of_point = np.full(len(x), -1)
-    of_point[peaks] = np.unique(_roots(into), return_inverse=True)[1]
-    return of_point[parent]
+    joined = pairs[between >= logL[peaks[pairs[:, 0]]], 0]
+    peaks = np.delete(peaks, joined)
+    spread = _wrapped(x[near[peaks]] - x[peaks, None], angle)
+    return peaks, np.sqrt(np.mean(spread**2, axis=1))
 
 
-def survey(rng, points, evaluate, periodic, most):
-    """Follow each mode among the points of a nested run to the posterior.
+def survey(rng, points, evaluate, periodic, bounds, most):
+    """Find each mode among the points of a nested run at the posterior.
 
-    A Gaussian is fitted to the highest points of a mode, draws from it (with the tails of a Student t) get their importance weights, and
-    the next Gaussian is fitted to all draws of this mode so far, at the largest power of the likelihood that leaves enough of them
-    effective. When that power is one, a wider law looks around, and a mode is done if that changes nothing. This is population Monte
-    Carlo (Cappe et al. 2004, doi:10.1198/106186004X12803).
+    The highest point of a mode climbs to the top, where the curvature gives a first Gaussian. Draws from it (with the tails of a Student
+    t) get their importance weights, and the next Gaussian is fitted to all draws of this mode so far, at the largest power of the
+    likelihood that leaves enough of them effective. When that power is one, a wider law looks around, and a mode is done if that changes
+    nothing. This is population Monte Carlo (Cappe et al. 2004, doi:10.1198/106186004X12803).
 
     Parameters
     ----------
     rng : numpy Generator.
     points : `Points` of the nested run.
     evaluate : x (m, d) -> (logL (m,), logprior (m,)).
-    periodic : d flags.
-    most : likelihood calls that the draws may take.
+    periodic : d flags; bounds : (2, d) edges of the prior, infinite where it has none.
+    most : likelihood calls that may be taken.
 
     Returns
     -------
@@ -139,39 +176,40 @@ def survey(rng, points, evaluate, periodic, most):
     """
     keep = np.flatnonzero(np.isfinite(points.logw) & np.isfinite(points.logL))
     keep = keep[:: -(-len(keep) // MOST_POINTS)]
-    x, logL, logw = np.asarray(points.x[keep], np.float64), points.logL[keep], points.logw[keep]
+    x, logL = np.asarray(points.x[keep], np.float64), points.logL[keep]
     d, angle = x.shape[1], np.asarray(periodic, bool)
-    labels = find_modes(x, logL, evaluate, periodic)
-    members = [np.flatnonzero(labels == m) for m in range(labels.max() + 1)]
-    modes, floor = [], 1e-10 * x.var(axis=0) + 1e-30
-    for mine in members:
-        if len(mine) >= d + 2:
-            wanted = min(START * d, len(mine) / 4)
-            law = _law(x[mine], _coolest(logw[mine], logL[mine], wanted), angle, floor)
-            modes.append(Mode(law, np.empty((0, d))))
+    peaks, scales = find_modes(x, logL, evaluate, periodic)
+
+    def height(rows):
+        return np.sum(evaluate(_wrapped(rows, angle)), axis=0)
+
+    def known(rows):
+        return any(mode.law.distance(rows) < APART for mode in modes)
+
+    modes, floor, spent = [], 1e-10 * x.var(axis=0) + 1e-30, 0
+    for peak, scale in zip(peaks, scales, strict=True) if len(peaks) > 1 else ():
+        if spent < CLIMB_SHARE * most:
+            top, cov, n_calls = laplace(x[peak], scale + np.sqrt(floor), height, bounds, known)
+            spent += n_calls
+            if cov is not None:
+                modes.append(Mode(Law.of(_wrapped(top, angle), cov + np.diag(floor), angle, WIDER), np.empty((0, d))))
     for i in range(TRIES if len(modes) > 1 else 0):
         best = max(mode.logZ for mode in modes)
         active = [m for m in modes if not m.done and (i < FIRST_LOOK or m.logZ > best - NEGLIGIBLE)]
-        most -= len(active) * DRAWS * d
-        if not active or most < 0:
+        spent += len(active) * DRAWS * d
+        if not active or spent > most:
             break
-        parts = [_draws(rng, mode.law, int(DRAWS * d / mode.inside()), angle) for mode in active]
+        parts = [mode.law.draw(rng, int(DRAWS * d / mode.inside())) for mode in active]
         new, ends = np.concatenate(parts), np.cumsum([len(part) for part in parts])[:-1]
         for mode, *rows in zip(active, *(np.split(values, ends) for values in (new, *evaluate(new))), strict=True):
-            _learn(mode, *rows, angle, floor)
+            _learn(mode, *rows, floor)
     best = max((mode.logZ for mode in modes), default=-np.inf)
     arrived = [mode for mode in modes if mode.ess >= WANTED * d and mode.logZ > best - NEGLIGIBLE]
     if len(arrived) < 2:
-        return Survey(np.empty((0, d)), *np.empty((3, 0)))
+        return Survey(np.empty((0, d)), *np.empty((2, 0)), np.empty(0, int), np.empty(0))
     columns = ([getattr(mode, name) for mode in arrived] for name in ("x", "logL", "logw"))
-    return Survey(*map(np.concatenate, columns), np.array([mode.logZ for mode in arrived]))
-
-
-def _roots(parent):
-    """Follow parents (n,) to those that are their own."""
-    while np.any(parent != parent[parent]):
-        parent = parent[parent]
-    return parent
+    which = np.repeat(np.arange(len(arrived)), [len(mode.x) for mode in arrived])
+    return Survey(*map(np.concatenate, columns), which, np.array([mode.logZ for mode in arrived]))
 
 
 def _nearest(others, row):
@@ -191,42 +229,31 @@ def _coolest(logw, logL, wanted):
     return trials[int(np.argmax(sizes >= wanted) if np.any(sizes >= wanted) else np.argmax(sizes))]
 
 
-def _law(x, logw, angle, floor, volume=1.0):
-    """Fit the mean and a Student t around it, so many times larger, to weighted points x (n, d).
-
-    Correlations shrink where few are effective, variances don't fall to zero.
-    """
+def _fitted(x, logw, angle, floor, volume):
+    """Fit the `Law` to weighted points x (n, d): correlations shrink where few are effective, variances don't fall to zero."""
     w = np.exp(logw - logsumexp(logw))
     delta = _wrapped(x - x[np.argmax(w)], angle)
     mean = w @ delta
     cov = (delta - mean).T @ (w[:, None] * (delta - mean))
     n, d = effective_sample_size(logw), x.shape[1]
-    shape = (n * cov + d * np.diag(np.diag(cov))) / (n + d) + np.diag(floor)
-    return x[np.argmax(w)] + mean, multivariate_t(shape=volume ** (2 / d) * shape, df=TAIL)
+    return Law.of(x[np.argmax(w)] + mean, (n * cov + d * np.diag(np.diag(cov))) / (n + d) + np.diag(floor), angle, volume)
 
 
-def _draws(rng, law, n, angle):
-    """Draw n points (n, d) of a law."""
-    mean, around = law
-    return _wrapped(mean + around.rvs(n, random_state=rng).reshape(n, -1), angle)
-
-
-def _learn(mode, x, logL, logprior, angle, floor):
+def _learn(mode, x, logL, logprior, floor):
     """Add draws (n, d) to those of a mode, weigh all of them against the mixture of the laws tried, and fit the next law."""
     inside = np.isfinite(logL) & np.isfinite(logprior)
-    mode.tried.append(mode.law)
+    mode.tried.append((mode.law, len(x)))
     mode.n_draws += len(x)
     mode.x, mode.logL, mode.logprior = (
         np.concatenate([old, new[inside]]) for old, new in ((mode.x, x), (mode.logL, logL), (mode.logprior, logprior))
     )
     if not len(mode.x):
         return
-    logq = [around.logpdf(_wrapped(mode.x - mean, angle)) for mean, around in mode.tried]
-    logw = mode.logprior + mode.logL - np.reshape(logsumexp(logq, axis=0), -1) + np.log(len(logq))
+    logw = mode.logprior + mode.logL - logsumexp(np.array([law.logpdf(mode.x) + np.log(n) for law, n in mode.tried]), axis=0)
     before = mode.logZ
-    mode.logZ, mode.ess, mode.logw = logsumexp(logw) - np.log(mode.n_draws), effective_sample_size(logw), logw - logsumexp(logw)
+    mode.logZ, mode.ess, mode.logw = logsumexp(logw), effective_sample_size(logw), logw - logsumexp(logw)
     wanted = WANTED * x.shape[1]
     enough = mode.ess >= wanted
     mode.done = enough and mode.looking and abs(mode.logZ - before) < SAME
     mode.looking = enough
-    mode.law = _law(mode.x, _coolest(logw, mode.logL, wanted), angle, floor, AROUND if enough else WIDER)
+    mode.law = _fitted(mode.x, _coolest(logw, mode.logL, wanted), mode.law.angle, floor, AROUND if enough else WIDER)

@@ -34,6 +34,7 @@ INFORMATION = (0.6, 0.3)  # of two tempered targets, relative to that of the pos
 START_SHARES = (0.8, 0.1, 0.1)  # of chains that start from the posterior and from these
 TARGET_SHARES = (0.7, 0.15, 0.15)  # of the posterior and of these in the training set
 MODE_SHARE = 0.15  # of all these, in equal parts from the modes, if there are several
+MODE_STARTS = 0.5  # of the chains that start from the posterior or before it, from the modes with the masses that the survey found
 SURVEY_SHARE = 0.2  # of the budget, which looking for modes may take
 NESTED_TRUST = 0.25  # weight of nested points and of chains relative to their effective size
 CHAIN_BUDGET = 2  # budgets that chains may spend until they have settled
@@ -74,7 +75,7 @@ class Tools(NamedTuple):
     target : x (BATCH, d) -> (logL (BATCH,), blobs, logprior (BATCH,), likelihood calls).
     logprior : x (n, d) -> (n,), of any length.
     kernel : `Kernel` of the chains.
-    periodic : d flags.
+    periodic : d flags; bounds : (2, d) edges of the prior, infinite where it has none.
     enter, leave : internal coordinates (n, d) -> x, and back.
     """
 
@@ -87,6 +88,7 @@ class Tools(NamedTuple):
     logprior: Callable
     kernel: Any
     periodic: tuple
+    bounds: np.ndarray
     enter: Callable
     leave: Callable
 
@@ -163,8 +165,8 @@ def refine(key, rng, settings, tools, points, budget, most, spent, expired):
     modes, n_calls = _surveyed(rng, tools, points, budget, spent)
     budget, most = budget - n_calls, most - n_calls
     betas = betas_of(points)
-    points, local = _with_modes(points, modes)
-    chains = _chains(k_chains, rng, tools, points, betas, local, budget, most, spent, expired)
+    points, local, masses = _with_modes(points, modes)
+    chains = _chains(k_chains, rng, tools, points, betas, local, masses, budget, most, spent, expired)
     budget = int(min(max(budget - chains.n_calls, LEAST_LEFT * budget), most - chains.n_calls))
     per_round = UNIT * int(np.clip(budget * ROUND_SHARE / UNIT, 1, 4))
     flows, rounds, history, best_share, left = [[tools.init(k) for k in jax.random.split(k_init)]], [], [], 0.0, budget
@@ -198,14 +200,15 @@ def refine(key, rng, settings, tools, points, budget, most, spent, expired):
     return Refined(estimate, bridged, coverage, ode_error, np.array(history), draws, best, chains, modes.logZ)
 
 
-def _chains(key, rng, tools, points, betas, local, budget, most, spent, expired):
-    """Run chains from the posterior, from the two `betas` before it, and from the modes that `local` weighs alike."""
+def _chains(key, rng, tools, points, betas, local, masses, budget, most, spent, expired):
+    """Run chains from the posterior, from the two `betas` before it, and from the modes that `local` weighs alike and `masses` does not."""
     starts = np.logaddexp.reduce(
         [np.log(s) + _normal(tempered(points.logw, points.logL, b)) for s, b in zip(START_SHARES, (1.0, *betas), strict=True)]
     )
     known = points._replace(logw=_blended(_normal(points.logw), local))
+    starts = _blended(_blended(starts, masses, MODE_STARTS), local)
     most = min(CHAIN_BUDGET * budget, most // 2, most - 2 * UNIT)
-    return run_chains(key, rng, tools.kernel, tools.target, known, _blended(starts, local), tools.periodic, budget, most, spent, expired)
+    return run_chains(key, rng, tools.kernel, tools.target, known, starts, tools.periodic, budget, most, spent, expired)
 
 
 def whole_units(n):
@@ -268,7 +271,7 @@ def _surveyed(rng, tools, points, budget, spent):
             used += n_calls
         return logL, logprior
 
-    return survey(rng, points, evaluate, tools.periodic, SURVEY_SHARE * budget), used
+    return survey(rng, points, evaluate, tools.periodic, tools.bounds, SURVEY_SHARE * budget), used
 
 
 def _with_modes(points, modes):
@@ -276,10 +279,10 @@ def _with_modes(points, modes):
 
     Returns
     -------
-    points, log weights (n,) that give each mode the same share, on its draws; None if there are no modes.
+    points, log weights (n,) of the draws that give each mode the same share, and those that give it its own; None if there are no modes.
     """
     if len(modes.logZ) == 0:
-        return points, None
+        return points, None, None
     n, more = len(points.x), len(modes.x)
     joined = Points(
         np.concatenate([points.x, modes.x.astype(points.x.dtype)]),
@@ -287,12 +290,12 @@ def _with_modes(points, modes):
         np.concatenate([points.fold, np.arange(more) % 2]),
         np.concatenate([points.logw, np.full(more, -np.inf)]),
     )
-    return joined, np.concatenate([np.full(n, -np.inf), modes.logw])
+    return joined, *(np.concatenate([np.full(n, -np.inf), logw]) for logw in (modes.logw, modes.logw + modes.logZ[modes.mode]))
 
 
-def _blended(logw, local):
-    """Give modes their share of normalised log weights (n,)."""
-    return logw if local is None else np.logaddexp(logw + np.log(1 - MODE_SHARE), _normal(local) + np.log(MODE_SHARE))
+def _blended(logw, local, share=MODE_SHARE):
+    """Give modes a share of normalised log weights (n,)."""
+    return logw if local is None else np.logaddexp(logw + np.log(1 - share), _normal(local) + np.log(share))
 
 
 def _normal(logw):
