@@ -78,12 +78,20 @@ def test_a_mode_across_the_seam_of_an_angle_is_one_mode(periodic):
     assert len(peaks) == (1 if periodic else 2)
 
 
+def ridge(x):
+    """Compute the log likelihood of a curved ridge."""
+    return -0.5 * ((x[:, 1] - x[:, 0] ** 2) / 0.2) ** 2 - 0.1 * x[:, 0] ** 2
+
+
+def along_ridge(rng, n):
+    """Draw n points of it."""
+    a = rng.uniform(-1.5, 1.5, n)
+    return np.stack([a, a**2 + 0.2 * rng.standard_normal(n)], axis=1)
+
+
 def test_a_curved_ridge_is_one_mode():
-    rng = np.random.default_rng(2)
-    a = rng.uniform(-1.5, 1.5, 1000)
-    x = np.stack([a, a**2 + 0.2 * rng.standard_normal(1000)], axis=1)
-    logL = lambda x: -0.5 * ((x[:, 1] - x[:, 0] ** 2) / 0.2) ** 2 - 0.1 * x[:, 0] ** 2  # noqa: E731
-    peaks, _ = modes.find_modes(x, logL(x), Counted(logL), (False, False))
+    x = along_ridge(np.random.default_rng(2), 1000)
+    peaks, _ = modes.find_modes(x, ridge(x), Counted(ridge), (False, False))
     assert len(peaks) == 1
 
 
@@ -126,13 +134,26 @@ def test_a_mode_that_died_long_before_the_posterior_is_found_again():
     np.testing.assert_allclose(found.logZ.max(), np.log(0.4) - 2 * np.log(2 * CUBE), atol=1.2)
 
 
-def test_one_mode_needs_no_survey():
+def test_a_single_gaussian_is_found_where_nested_points_are_far_from_it():
+    """In 16 dimensions, from points that lie at five of its widths along a few of them."""
+    rng, dim = np.random.default_rng(5), 16
+    law = normal(np.full(dim, 0.5), WIDTH**2)
+    x = 0.5 + WIDTH * (5 * rng.choice([-1, 1], (200, 1)) * (np.arange(dim) < 4) + rng.standard_normal((200, dim)))
+    evaluate = Counted(law.logpdf)
+    found = modes.survey(rng, points_of(x, law.logpdf(x)), evaluate, (False,) * dim, EDGES[:, :1].repeat(dim, axis=1), np.inf)
+    assert len(found.logZ) == 1
+    w = np.exp(found.logw)
+    assert 1 / np.sum(w**2) > 3 * dim
+    assert abs(found.logZ[0] + dim * np.log(2 * CUBE)) < 1
+    np.testing.assert_allclose(w @ found.x, 0.5, atol=WIDTH)
+    assert evaluate.n_calls < 2000
+
+
+def test_a_single_mode_far_from_gaussian_is_left_to_its_nested_points():
     rng = np.random.default_rng(5)
-    x = around(rng, CENTRES[:1], WIDTH, 400)
-    logL = normal(CENTRES[0], WIDTH**2).logpdf
-    evaluate = Counted(logL)
-    assert len(modes.survey(rng, points_of(x, logL(x)), evaluate, (False, False), EDGES, np.inf).logZ) == 0
-    assert evaluate.n_calls < 100
+    x, evaluate = along_ridge(rng, 400), Counted(ridge)
+    assert len(modes.survey(rng, points_of(x, ridge(x)), evaluate, (False, False), EDGES, np.inf).logZ) == 0
+    assert evaluate.n_calls < 500
 
 
 def test_calls_are_limited():

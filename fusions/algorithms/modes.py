@@ -27,9 +27,11 @@ DRAWS = 6  # per dimension, of each Gaussian, that lie inside of the prior
 LEAST_INSIDE = 0.25  # share of draws that is counted on
 WANTED = 3  # effective draws per dimension, which make the next Gaussian or end the search
 TRIES = 12  # Gaussians per mode
+GAUSSIAN = 0.35  # effective fraction of draws with which a law is not fitted again: few draws in many dimensions make it worse
 FIRST_LOOK = 2  # Gaussians after which a mode may be given up
 NEGLIGIBLE = 10.0  # ln of the mass, relative to the largest, below which a mode is given up
 SAME = 0.5  # difference of ln of a mode's mass that is none
+ALONE = 50  # effective draws that are worth having from a single mode
 WIDER = 2.0  # times the volume of the Gaussian fitted is that of the law: few effective draws make it too narrow
 AROUND = 6.0  # and that of the law that looks for more around a mode: a narrow one on a slope is content with little
 LEAST_WIDTH = 1e-3  # of a law in any direction, in its standard deviations along the coordinates
@@ -77,6 +79,10 @@ class Law:
         shape = cov / np.outer(scale, scale) + LEAST_WIDTH**2 * np.eye(d)
         return cls(mean, scale, multivariate_t(shape=volume ** (2 / d) * shape, df=TAIL), angle)
 
+    def wider(self, volume):
+        """Return a law of so many times the volume."""
+        return dataclasses.replace(self, around=multivariate_t(shape=volume ** (2 / len(self.mean)) * self.around.shape, df=TAIL))
+
     def units(self, x):
         """Express x (n, d) in standard deviations from the mean."""
         return _wrapped(x - self.mean, self.angle) / self.scale
@@ -118,6 +124,10 @@ class Mode:
     ess: float = 0.0
     looking: bool = False
     done: bool = False
+
+    def gaussian(self):
+        """Return whether so many draws are effective as if the mode were nearly Gaussian."""
+        return self.ess > GAUSSIAN * self.n_draws
 
     def inside(self):
         """Return the share of draws inside of the prior; the others cost no calls, so that more are made."""
@@ -172,7 +182,7 @@ def survey(rng, points, evaluate, periodic, bounds, most):
 
     Returns
     -------
-    Survey, of no modes if fewer than two hold a part of the posterior.
+    Survey; of no modes if there is a single one, unless it is nearly Gaussian in many dimensions: nested points show it well.
     """
     keep = np.flatnonzero(np.isfinite(points.logw) & np.isfinite(points.logL))
     keep = keep[:: -(-len(keep) // MOST_POINTS)]
@@ -187,14 +197,14 @@ def survey(rng, points, evaluate, periodic, bounds, most):
         return any(mode.law.distance(rows) < APART for mode in modes)
 
     modes, floor, spent = [], 1e-10 * x.var(axis=0) + 1e-30, 0
-    for peak, scale in zip(peaks, scales, strict=True) if len(peaks) > 1 else ():
+    for peak, scale in zip(peaks, scales, strict=True):
         if spent < CLIMB_SHARE * most:
             top, cov, n_calls = laplace(x[peak], scale + np.sqrt(floor), height, bounds, known)
             spent += n_calls
             if cov is not None:
                 modes.append(Mode(Law.of(_wrapped(top, angle), cov + np.diag(floor), angle, WIDER), np.empty((0, d))))
-    for i in range(TRIES if len(modes) > 1 else 0):
-        best = max(mode.logZ for mode in modes)
+    for i in range(TRIES):
+        best = max((mode.logZ for mode in modes), default=-np.inf)
         active = [m for m in modes if not m.done and (i < FIRST_LOOK or m.logZ > best - NEGLIGIBLE)]
         spent += len(active) * DRAWS * d
         if not active or spent > most:
@@ -205,7 +215,7 @@ def survey(rng, points, evaluate, periodic, bounds, most):
             _learn(mode, *rows, floor)
     best = max((mode.logZ for mode in modes), default=-np.inf)
     arrived = [mode for mode in modes if mode.ess >= WANTED * d and mode.logZ > best - NEGLIGIBLE]
-    if len(arrived) < 2:
+    if not arrived or (len(arrived) == 1 and not (arrived[0].gaussian() and arrived[0].ess > ALONE)):
         return Survey(np.empty((0, d)), *np.empty((2, 0)), np.empty(0, int), np.empty(0))
     columns = ([getattr(mode, name) for mode in arrived] for name in ("x", "logL", "logw"))
     which = np.repeat(np.arange(len(arrived)), [len(mode.x) for mode in arrived])
@@ -256,4 +266,7 @@ def _learn(mode, x, logL, logprior, floor):
     enough = mode.ess >= wanted
     mode.done = enough and mode.looking and abs(mode.logZ - before) < SAME
     mode.looking = enough
-    mode.law = _fitted(mode.x, _coolest(logw, mode.logL, wanted), mode.law.angle, floor, AROUND if enough else WIDER)
+    if mode.gaussian():
+        mode.law = mode.law.wider(AROUND / WIDER if enough else 1.0)
+    else:
+        mode.law = _fitted(mode.x, _coolest(logw, mode.logL, wanted), mode.law.angle, floor, AROUND if enough else WIDER)
