@@ -125,7 +125,7 @@ class Refined(NamedTuple):
     draws : the final `Draws`.
     flows : what they were drawn from, a pair of flow states (one per fold) for each fit.
     chains : `Chains` at the posterior.
-    modes : (m,) ln of the part of the evidence of each mode, to about 0.4; none if there is one, unless it is nearly Gaussian in many dimensions.
+    modes : (m,) ln of the part of the evidence of each mode, to about 0.4; none if there is one that nested points show well.
     """
 
     importance: Importance
