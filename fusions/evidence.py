@@ -133,12 +133,14 @@ class Points(NamedTuple):
     logL : (N,).
     fold : (N,) 0 or 1, the half of the live points that a point belongs to.
     logw : (N,) normalised posterior weights' logarithms.
+    logZ : ln of the evidence.
     """
 
     x: np.ndarray
     logL: np.ndarray
     fold: np.ndarray
     logw: np.ndarray
+    logZ: float
 
 
 def tempered(logw, logL, beta):

@@ -79,7 +79,8 @@ class Ledger:
         """Return the dead and live points as `Points` with their posterior weights."""
         x, logL, logL_birth, _, _ = self.joined(state)
         slot = np.concatenate([*(b.slot for b in self.blocks), np.arange(len(state.logL))])
-        return Points(x, logL, (slot >= len(state.logL) // 2).astype(int), evaluate_ledger(logL, logL_birth).logw)
+        evidence = evaluate_ledger(logL, logL_birth)
+        return Points(x, logL, (slot >= len(state.logL) // 2).astype(int), evidence.logw, evidence.logZ)
 
 
 def merge_blocks(blocks):

@@ -23,7 +23,7 @@ def nested_points(problem, theta, width=20.0):
     """Make points of equal weight at theta (n, d), as a nested run would leave them; both folds have each mode."""
     x = ndtri(theta / width + 0.5).astype(np.float32)
     logL = np.asarray(jax.vmap(lambda row: problem.call_one(problem.prior.theta(row))[0])(x), float)
-    return Points(x, logL, np.arange(len(x)) // 4 % 2, np.full(len(x), -np.log(len(x))))
+    return Points(x, logL, np.arange(len(x)) // 4 % 2, np.full(len(x), -np.log(len(x))), 0.0)
 
 
 def entered(tools, points):

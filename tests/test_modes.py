@@ -39,9 +39,9 @@ def islands(x):
     return np.logaddexp.reduce([np.log(w) + normal(c, WIDTH**2).logpdf(x) for w, c in zip(WEIGHTS, CENTRES, strict=True)])
 
 
-def points_of(x, logL, logw=None):
+def points_of(x, logL, logw=None, logZ=0.0):
     """Make `Points` of both folds, of equal weight unless told."""
-    return Points(x, logL, np.arange(len(x)) % 2, np.full(len(x), -np.log(len(x))) if logw is None else logw)
+    return Points(x, logL, np.arange(len(x)) % 2, np.full(len(x), -np.log(len(x))) if logw is None else logw, logZ)
 
 
 def around(rng, centres, width, n):
@@ -186,7 +186,7 @@ def test_a_refine_phase_regains_a_mode_that_live_points_lost():
     flow = MixtureCNF(components=8, width=32, depth=2, ode_steps=4, training=Training(steps=50, rounds=4, batch=256, jitter=0.0))
     settings = Refine(error=0.03, flow=flow)
     tools, _ = make_tools(oracle.problem, settings)
-    points = points_of(x, logL, logw - np.logaddexp.reduce(logw))
+    points = points_of(x, logL, logw - np.logaddexp.reduce(logw), oracle.logZ)
     found = refine(jax.random.key(9), rng, settings, tools, points, 20_000, 60_000, lambda n: None, lambda: False)
     assert len(found.modes) == 4
     assert abs(found.importance.logZ - oracle.logZ) < 3 * found.importance.logZ_err < 0.15

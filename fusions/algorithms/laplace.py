@@ -27,7 +27,7 @@ def laplace(x, scale, evaluate, bounds, known):
 
     Returns
     -------
-    x (d,), covariance (d, d), None if the mode is known; likelihood calls.
+    x (d,), covariance (d, d), None if the mode is known; ln of its integral if it were this Gaussian; likelihood calls.
     """
     d, n_calls = len(x), 0
 
@@ -51,10 +51,11 @@ def laplace(x, scale, evaluate, bounds, known):
     end = minimize(downhill, np.zeros(d), jac=True, method="L-BFGS-B", bounds=np.transpose([low, high]), options=options, callback=arrived)
     top = x + scale * end.x
     if known(top):
-        return top, None, n_calls
+        return top, None, -np.inf, n_calls
     variances, axes = np.linalg.eigh(end.hess_inv.todense() * np.outer(scale, scale))
     axes = axes * np.sqrt(np.maximum(variances, np.finfo(float).tiny))  # columns of one standard deviation
-    return top, _curvature(top, axes, -end.fun, height), n_calls
+    cov = _curvature(top, axes, -end.fun, height)
+    return top, cov, -end.fun + 0.5 * np.linalg.slogdet(2 * np.pi * cov)[1], n_calls
 
 
 def _curvature(top, axes, best, height):

@@ -22,6 +22,8 @@ MOST_PEAKS = 256
 PART_WAY = 0.382  # from a peak to a higher one, golden section: half-way between two modes of a lattice there is another
 COMPARED = 4  # nearest higher peaks that a peak is compared with
 CLIMB_SHARE = 0.6  # of the calls, which the climbs may take
+TRIAL_SHARE = 0.25  # of the calls, which are spent if the tops hold less than this part of the nested run's evidence:
+LEAST_SEEN = 0.1  # pieces of a curved ridge or shell are not worth more
 APART = 1.5  # standard deviations between the tops of two modes
 DRAWS = 6  # per dimension, of each Gaussian, that lie inside of the prior
 LEAST_INSIDE = 0.25  # share of draws that is counted on
@@ -196,18 +198,22 @@ def survey(rng, points, evaluate, periodic, bounds, most):
     def known(rows):
         return any(mode.law.distance(rows) < APART for mode in modes)
 
-    modes, floor, spent = [], 1e-10 * x.var(axis=0) + 1e-30, 0
+    def allowed():
+        return most if seen > points.logZ + np.log(LEAST_SEEN) else TRIAL_SHARE * most
+
+    modes, floor, spent, seen = [], 1e-10 * x.var(axis=0) + 1e-30, 0, -np.inf
     for peak, scale in zip(peaks, scales, strict=True):
-        if spent < CLIMB_SHARE * most:
-            top, cov, n_calls = laplace(x[peak], scale + np.sqrt(floor), height, bounds, known)
+        if spent < CLIMB_SHARE * allowed():
+            top, cov, integral, n_calls = laplace(x[peak], scale + np.sqrt(floor), height, bounds, known)
             spent += n_calls
+            seen = np.logaddexp(seen, integral)
             if cov is not None:
                 modes.append(Mode(Law.of(_wrapped(top, angle), cov + np.diag(floor), angle, WIDER), np.empty((0, d))))
     for i in range(TRIES):
         best = max((mode.logZ for mode in modes), default=-np.inf)
         active = [m for m in modes if not m.done and (i < FIRST_LOOK or m.logZ > best - NEGLIGIBLE)]
         spent += len(active) * DRAWS * d
-        if not active or spent > most:
+        if not active or spent > allowed():
             break
         parts = [mode.law.draw(rng, int(DRAWS * d / mode.inside())) for mode in active]
         new, ends = np.concatenate(parts), np.cumsum([len(part) for part in parts])[:-1]

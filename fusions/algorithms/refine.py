@@ -33,8 +33,8 @@ N_BOOTSTRAP = 64
 INFORMATION = (0.6, 0.3)  # of two tempered targets, relative to that of the posterior
 START_SHARES = (0.8, 0.1, 0.1)  # of chains that start from the posterior and from these
 TARGET_SHARES = (0.7, 0.15, 0.15)  # of the posterior and of these in the training set
-MODE_SHARE = 0.15  # of all these, in equal parts from the modes, if there are several
-MODE_STARTS = 0.5  # of the chains that start from the posterior or before it, from the modes with the masses that the survey found
+MODE_SHARE = 0.15  # of all these, in equal parts from the modes found, if they hold the whole posterior
+MODE_STARTS = 0.5  # of the chains that start from the posterior or before it, from these modes with their masses
 SURVEY_SHARE = 0.2  # of the budget, which looking for modes may take
 NESTED_TRUST = 0.25  # weight of nested points and of chains relative to their effective size
 CHAIN_BUDGET = 2  # budgets that chains may spend until they have settled
@@ -112,6 +112,20 @@ class Draws(NamedTuple):
     fold: np.ndarray
 
 
+class Found(NamedTuple):
+    """What a `Survey` added to the nested points.
+
+    Attributes
+    ----------
+    alike : (n,) log weights of all points that give each mode the same share, on its draws; masses : those that give it its own.
+    held : part of the nested run's evidence that the modes hold, at most 1: pieces of a curved shell hold little.
+    """
+
+    alike: np.ndarray
+    masses: np.ndarray
+    held: float
+
+
 class Refined(NamedTuple):
     """What the refine phase found.
 
@@ -165,8 +179,8 @@ def refine(key, rng, settings, tools, points, budget, most, spent, expired):
     modes, n_calls = _surveyed(rng, tools, points, budget, spent)
     budget, most = budget - n_calls, most - n_calls
     betas = betas_of(points)
-    points, local, masses = _with_modes(points, modes)
-    chains = _chains(k_chains, rng, tools, points, betas, local, masses, budget, most, spent, expired)
+    points, found = _with_modes(points, modes)
+    chains = _chains(k_chains, rng, tools, points, betas, found, budget, most, spent, expired)
     budget = int(min(max(budget - chains.n_calls, LEAST_LEFT * budget), most - chains.n_calls))
     per_round = UNIT * int(np.clip(budget * ROUND_SHARE / UNIT, 1, 4))
     flows, rounds, history, best_share, left = [[tools.init(k) for k in jax.random.split(k_init)]], [], [], 0.0, budget
@@ -174,7 +188,7 @@ def refine(key, rng, settings, tools, points, budget, most, spent, expired):
     def fitted(i, flows):
         """Fit once more, and give the flows of the last fits and a key to draw from them."""
         k_fit, k_draw = jax.random.split(jax.random.fold_in(k_rounds, i))
-        return [_train(k_fit, rng, tools, flows[0], points, chains, rounds, betas, local), *(flows[: FITS - 1] if i else [])], k_draw
+        return [_train(k_fit, rng, tools, flows[0], points, chains, rounds, betas, found), *(flows[: FITS - 1] if i else [])], k_draw
 
     for i in range(settings.max_rounds):
         flows, k_draw = fitted(i, flows)
@@ -200,13 +214,13 @@ def refine(key, rng, settings, tools, points, budget, most, spent, expired):
     return Refined(estimate, bridged, coverage, ode_error, np.array(history), draws, best, chains, modes.logZ)
 
 
-def _chains(key, rng, tools, points, betas, local, masses, budget, most, spent, expired):
-    """Run chains from the posterior, from the two `betas` before it, and from the modes that `local` weighs alike and `masses` does not."""
+def _chains(key, rng, tools, points, betas, found, budget, most, spent, expired):
+    """Run chains from the posterior, from the two `betas` before it, and from the modes found, both by their masses and all alike."""
     starts = np.logaddexp.reduce(
         [np.log(s) + _normal(tempered(points.logw, points.logL, b)) for s, b in zip(START_SHARES, (1.0, *betas), strict=True)]
     )
-    known = points._replace(logw=_blended(_normal(points.logw), local))
-    starts = _blended(_blended(starts, masses, MODE_STARTS), local)
+    known = points._replace(logw=_blended(_normal(points.logw), found.alike, MODE_SHARE * found.held))
+    starts = _blended(_blended(starts, found.masses, MODE_STARTS * found.held), found.alike, MODE_SHARE * found.held)
     most = min(CHAIN_BUDGET * budget, most // 2, most - 2 * UNIT)
     return run_chains(key, rng, tools.kernel, tools.target, known, starts, tools.periodic, budget, most, spent, expired)
 
@@ -232,12 +246,11 @@ def _settled(history, khat):
     return len(shares) > PATIENCE and max(shares[-PATIENCE:]) < 1.1 * max(shares[:-PATIENCE])
 
 
-def _train(key, rng, tools, states, points, chains, rounds, betas, local):
+def _train(key, rng, tools, states, points, chains, rounds, betas, found):
     """Fit each flow to the points and chains of its fold and to the draws of the rounds, at the posterior and at two `betas` before it.
 
     At each beta a set of points counts by its effective size; nested points and chains by less, since masses of modes drift and places of
-    a chain depend on each other. Chains count at the posterior alone: few of them would carry a wider target. `local` are log weights of
-    the points that represent each mode alike.
+    a chain depend on each other. Chains count at the posterior alone: few of them would carry a wider target. The modes found count alike.
     """
     out = []
     for fold, k in enumerate(jax.random.split(key)):
@@ -251,8 +264,8 @@ def _train(key, rng, tools, states, points, chains, rounds, betas, local):
             sets += [_shared(_truncated(tempered(r.logw, r.logL, beta))) for r in rounds]
             logw = np.concatenate(sets)
             target = np.logaddexp(target, _normal(logw) + np.log(share))
-        if local is not None:
-            target = _blended(target, np.pad(local[nested], (0, len(x) - nested.sum()), constant_values=-np.inf))
+        alike = np.pad(found.alike[nested], (0, len(x) - nested.sum()), constant_values=-np.inf)
+        target = _blended(target, alike, MODE_SHARE * found.held)
         out.append(tools.fit(k, states[fold], _training_rows(rng, x, target)))
     return out
 
@@ -279,23 +292,24 @@ def _with_modes(points, modes):
 
     Returns
     -------
-    points, log weights (n,) of the draws that give each mode the same share, and those that give it its own; None if there are no modes.
+    points, `Found`
     """
-    if len(modes.logZ) == 0:
-        return points, None, None
     n, more = len(points.x), len(modes.x)
     joined = Points(
         np.concatenate([points.x, modes.x.astype(points.x.dtype)]),
         np.concatenate([points.logL, modes.logL]),
         np.concatenate([points.fold, np.arange(more) % 2]),
         np.concatenate([points.logw, np.full(more, -np.inf)]),
+        points.logZ,
     )
-    return joined, *(np.concatenate([np.full(n, -np.inf), logw]) for logw in (modes.logw, modes.logw + modes.logZ[modes.mode]))
+    held = float(np.exp(min(logsumexp(modes.logZ) - points.logZ, 0.0))) if more else 0.0
+    alike, masses = (np.concatenate([np.full(n, -np.inf), logw]) for logw in (modes.logw, modes.logw + modes.logZ[modes.mode]))
+    return joined, Found(alike, masses, held)
 
 
-def _blended(logw, local, share=MODE_SHARE):
-    """Give modes a share of normalised log weights (n,)."""
-    return logw if local is None else np.logaddexp(logw + np.log(1 - share), _normal(local) + np.log(share))
+def _blended(logw, other, share):
+    """Give other log weights (n,) a share of normalised ones."""
+    return logw if share == 0 else np.logaddexp(logw + np.log(1 - share), _normal(other) + np.log(share))
 
 
 def _normal(logw):
