@@ -139,8 +139,8 @@ class Mode:
 def find_modes(x, logL, evaluate, periodic):
     """Find the highest point of each mode.
 
-    A peak is a point with no higher one among its neighbours. It belongs to the nearest of some higher peaks to which the likelihood part
-    way is no lower than its own (hill-valley test, Ursem 1999, doi:10.1109/CEC.1999.785525); a mode is a peak that belongs to none.
+    A peak is a point with no higher one among its neighbours. It is a mode unless the likelihood part way to one of the nearest higher
+    peaks is no lower than its own (hill-valley test, Ursem 1999, doi:10.1109/CEC.1999.785525).
 
     Parameters
     ----------
@@ -192,33 +192,12 @@ def survey(rng, points, evaluate, periodic, bounds, most):
     d, angle = x.shape[1], np.asarray(periodic, bool)
     peaks, scales = find_modes(x, logL, evaluate, periodic)
 
-    def height(rows):
-        return np.sum(evaluate(_wrapped(rows, angle)), axis=0)
+    def allowed(integral):
+        return most if integral > points.logZ + np.log(LEAST_SEEN) else TRIAL_SHARE * most
 
-    def known(rows):
-        return any(mode.law.distance(rows) < APART for mode in modes)
-
-    def allowed():
-        return most if seen > points.logZ + np.log(LEAST_SEEN) else TRIAL_SHARE * most
-
-    modes, floor, spent, seen = [], 1e-10 * x.var(axis=0) + 1e-30, 0, -np.inf
-    for peak, scale in zip(peaks, scales, strict=True):
-        if spent < CLIMB_SHARE * allowed():
-            top, cov, integral, n_calls = laplace(x[peak], scale + np.sqrt(floor), height, bounds, known)
-            spent += n_calls
-            seen = np.logaddexp(seen, integral)
-            if cov is not None:
-                modes.append(Mode(Law.of(_wrapped(top, angle), cov + np.diag(floor), angle, WIDER), np.empty((0, d))))
-    for i in range(TRIES):
-        best = max((mode.logZ for mode in modes), default=-np.inf)
-        active = [m for m in modes if not m.done and (i < FIRST_LOOK or m.logZ > best - NEGLIGIBLE)]
-        spent += len(active) * DRAWS * d
-        if not active or spent > allowed():
-            break
-        parts = [mode.law.draw(rng, int(DRAWS * d / mode.inside())) for mode in active]
-        new, ends = np.concatenate(parts), np.cumsum([len(part) for part in parts])[:-1]
-        for mode, *rows in zip(active, *(np.split(values, ends) for values in (new, *evaluate(new))), strict=True):
-            _learn(mode, *rows, floor)
+    floor = 1e-10 * x.var(axis=0) + 1e-30
+    modes, integral, spent = _climbed(x[peaks], scales, floor, evaluate, angle, bounds, lambda seen: CLIMB_SHARE * allowed(seen))
+    _follow(rng, modes, floor, evaluate, allowed(integral) - spent)
     best = max((mode.logZ for mode in modes), default=-np.inf)
     arrived = [mode for mode in modes if mode.ess >= WANTED * d and mode.logZ > best - NEGLIGIBLE]
     if not arrived or (len(arrived) == 1 and not (arrived[0].gaussian() and arrived[0].ess > ALONE)):
@@ -226,6 +205,44 @@ def survey(rng, points, evaluate, periodic, bounds, most):
     columns = ([getattr(mode, name) for mode in arrived] for name in ("x", "logL", "logw"))
     which = np.repeat(np.arange(len(arrived)), [len(mode.x) for mode in arrived])
     return Survey(*map(np.concatenate, columns), which, np.array([mode.logZ for mode in arrived]))
+
+
+def _climbed(x, scales, floor, evaluate, angle, bounds, allowed):
+    """Climb from points (m, d) to the tops of their modes, each of them once.
+
+    Returns
+    -------
+    modes; ln of the integral of their Gaussians; likelihood calls, about `allowed(integral)` at most.
+    """
+    modes, integral, spent = [], -np.inf, 0
+
+    def height(rows):
+        return np.sum(evaluate(_wrapped(rows, angle)), axis=0)
+
+    def known(row):
+        return any(mode.law.distance(row) < APART for mode in modes)
+
+    for peak, scale in zip(x, scales, strict=True):
+        if spent < allowed(integral):
+            top, cov, part, n_calls = laplace(peak, scale + np.sqrt(floor), height, bounds, known)
+            integral, spent = np.logaddexp(integral, part), spent + n_calls
+            if cov is not None:
+                modes.append(Mode(Law.of(_wrapped(top, angle), cov + np.diag(floor), angle, WIDER), np.empty((0, x.shape[1]))))
+    return modes, integral, spent
+
+
+def _follow(rng, modes, floor, evaluate, most):
+    """Draw from the laws of modes and learn from it, until all are done or given up or `most` calls are made."""
+    for i in range(TRIES):
+        best = max((mode.logZ for mode in modes), default=-np.inf)
+        active = [m for m in modes if not m.done and (i < FIRST_LOOK or m.logZ > best - NEGLIGIBLE)]
+        most -= len(active) * DRAWS * len(floor)
+        if not active or most < 0:
+            break
+        parts = [mode.law.draw(rng, int(DRAWS * len(floor) / mode.inside())) for mode in active]
+        new, ends = np.concatenate(parts), np.cumsum([len(part) for part in parts])[:-1]
+        for mode, *rows in zip(active, *(np.split(values, ends) for values in (new, *evaluate(new))), strict=True):
+            _learn(mode, *rows, floor)
 
 
 def _nearest(others, row):
