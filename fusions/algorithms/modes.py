@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 from scipy.stats import multivariate_t
 
 from fusions.algorithms.laplace import laplace
-from fusions.evidence import tempered
+from fusions.evidence import Points, tempered
 from fusions.numerics import effective_sample_size, logsumexp, on_circles
 from fusions.types import turned
 
@@ -59,6 +59,20 @@ class Survey(NamedTuple):
     logZ: np.ndarray
 
 
+class Found(NamedTuple):
+    """What a `Survey` added to the nested points.
+
+    Attributes
+    ----------
+    alike : (n,) log weights of all points that give each mode the same share, on its draws; masses : those that give it its own.
+    held : part of the nested run's evidence that the modes hold, at most 1: pieces of a curved shell hold little.
+    """
+
+    alike: np.ndarray
+    masses: np.ndarray
+    held: float
+
+
 @dataclasses.dataclass(frozen=True)
 class Law:
     """A Student t that draws come from.
@@ -77,9 +91,9 @@ class Law:
     @classmethod
     def of(cls, mean, cov, angle, volume):
         """Make the law around a mean (d,) with so many times the volume of a Gaussian's covariance (d, d)."""
-        scale, d = np.sqrt(np.diag(cov)), len(mean)
-        shape = cov / np.outer(scale, scale) + LEAST_WIDTH**2 * np.eye(d)
-        return cls(mean, scale, multivariate_t(shape=volume ** (2 / d) * shape, df=TAIL), angle)
+        scale = np.sqrt(np.diag(cov))
+        shape = cov / np.outer(scale, scale) + LEAST_WIDTH**2 * np.eye(len(mean))
+        return cls(mean, scale, multivariate_t(shape=shape, df=TAIL), angle).wider(volume)
 
     def wider(self, volume):
         """Return a law of so many times the volume."""
@@ -110,7 +124,7 @@ class Mode:
     Attributes
     ----------
     law : `Law` of the next draws; tried : those of the draws so far, and how many were made of each.
-    n_draws : draws so far; x, logL, logprior, logw : those inside of the prior (n, d), (n,), (n,), normalised log weights (n,).
+    x, logL, logprior, logw : those inside of the prior (n, d), (n,), (n,), normalised log weights (n,).
     logZ : ln of the mode's part of the evidence; ess : effective draws of that estimate.
     looking : whether the next law is a wide one, to look around; done : whether such a look changed nothing.
     """
@@ -118,7 +132,6 @@ class Mode:
     law: Law
     x: np.ndarray
     tried: list = dataclasses.field(default_factory=list)
-    n_draws: int = 0
     logL: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0))
     logprior: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0))
     logw: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0))
@@ -126,6 +139,11 @@ class Mode:
     ess: float = 0.0
     looking: bool = False
     done: bool = False
+
+    @property
+    def n_draws(self):
+        """Draws so far."""
+        return sum(n for _, n in self.tried)
 
     def gaussian(self):
         """Return whether so many draws are effective as if the mode were nearly Gaussian."""
@@ -207,6 +225,26 @@ def survey(rng, points, evaluate, periodic, bounds, most):
     return Survey(*map(np.concatenate, columns), which, np.array([mode.logZ for mode in arrived]))
 
 
+def joined(points, modes):
+    """Append the draws of a `Survey` to points, in both folds and without posterior weight.
+
+    Returns
+    -------
+    points, `Found`
+    """
+    n, more = len(points.x), len(modes.x)
+    both = Points(
+        np.concatenate([points.x, modes.x.astype(points.x.dtype)]),
+        np.concatenate([points.logL, modes.logL]),
+        np.concatenate([points.fold, np.arange(more) % 2]),
+        np.concatenate([points.logw, np.full(more, -np.inf)]),
+        points.logZ,
+    )
+    held = float(np.exp(min(logsumexp(modes.logZ) - points.logZ, 0.0))) if more else 0.0
+    alike, masses = (np.concatenate([np.full(n, -np.inf), logw]) for logw in (modes.logw, modes.logw + modes.logZ[modes.mode]))
+    return both, Found(alike, masses, held)
+
+
 def _climbed(x, scales, floor, evaluate, angle, bounds, allowed):
     """Climb from points (m, d) to the tops of their modes, each of them once.
 
@@ -276,7 +314,6 @@ def _learn(mode, x, logL, logprior, floor):
     """Add draws (n, d) to those of a mode, weigh all of them against the mixture of the laws tried, and fit the next law."""
     inside = np.isfinite(logL) & np.isfinite(logprior)
     mode.tried.append((mode.law, len(x)))
-    mode.n_draws += len(x)
     mode.x, mode.logL, mode.logprior = (
         np.concatenate([old, new[inside]]) for old, new in ((mode.x, x), (mode.logL, logL), (mode.logprior, logprior))
     )

@@ -13,9 +13,9 @@ import jax
 import numpy as np
 
 from fusions.algorithms.chains import Chains, run_chains
-from fusions.algorithms.modes import survey
+from fusions.algorithms.modes import joined, survey
 from fusions.estimators import FINITE_KHAT, TRUSTED_KHAT, Importance, bridge, importance
-from fusions.evidence import Points, tempered
+from fusions.evidence import tempered
 from fusions.flows.mixture import MixtureCNF
 from fusions.kernels import Jump
 from fusions.numerics import effective_sample_size, logsumexp, systematic_resample
@@ -112,20 +112,6 @@ class Draws(NamedTuple):
     fold: np.ndarray
 
 
-class Found(NamedTuple):
-    """What a `Survey` added to the nested points.
-
-    Attributes
-    ----------
-    alike : (n,) log weights of all points that give each mode the same share, on its draws; masses : those that give it its own.
-    held : part of the nested run's evidence that the modes hold, at most 1: pieces of a curved shell hold little.
-    """
-
-    alike: np.ndarray
-    masses: np.ndarray
-    held: float
-
-
 class Refined(NamedTuple):
     """What the refine phase found.
 
@@ -179,7 +165,7 @@ def refine(key, rng, settings, tools, points, budget, most, spent, expired):
     modes, n_calls = _surveyed(rng, tools, points, budget, spent)
     budget, most = budget - n_calls, most - n_calls
     betas = betas_of(points)
-    points, found = _with_modes(points, modes)
+    points, found = joined(points, modes)
     chains = _chains(k_chains, rng, tools, points, betas, found, budget, most, spent, expired)
     budget = int(min(max(budget - chains.n_calls, LEAST_LEFT * budget), most - chains.n_calls))
     per_round = UNIT * int(np.clip(budget * ROUND_SHARE / UNIT, 1, 4))
@@ -285,26 +271,6 @@ def _surveyed(rng, tools, points, budget, spent):
         return logL, logprior
 
     return survey(rng, points, evaluate, tools.periodic, tools.bounds, SURVEY_SHARE * budget), used
-
-
-def _with_modes(points, modes):
-    """Append the draws of a `Survey` to points, in both folds and without posterior weight.
-
-    Returns
-    -------
-    points, `Found`
-    """
-    n, more = len(points.x), len(modes.x)
-    joined = Points(
-        np.concatenate([points.x, modes.x.astype(points.x.dtype)]),
-        np.concatenate([points.logL, modes.logL]),
-        np.concatenate([points.fold, np.arange(more) % 2]),
-        np.concatenate([points.logw, np.full(more, -np.inf)]),
-        points.logZ,
-    )
-    held = float(np.exp(min(logsumexp(modes.logZ) - points.logZ, 0.0))) if more else 0.0
-    alike, masses = (np.concatenate([np.full(n, -np.inf), logw]) for logw in (modes.logw, modes.logw + modes.logZ[modes.mode]))
-    return joined, Found(alike, masses, held)
 
 
 def _blended(logw, other, share):
