@@ -49,7 +49,7 @@ def mixture():
     spent = []
     start = entered(tools, nested_points(problem, theta))
     chains = run_chains(
-        jax.random.key(1), rng, tools.kernel, tools.target, start, start.logw, tools.periodic, 400_000, 400_000, spent.append, never
+        jax.random.key(1), rng, tools.kernel, tools.target, start, start.logw, 0.0, tools.periodic, 400_000, 400_000, spent.append, never
     )
     return problem, centres, chains._replace(x=tools.leave(chains.x)), spent, traces
 
@@ -89,7 +89,7 @@ def test_kernels_are_tuned_on_the_other_fold_once_chains_have_settled(plane):
 
     kernel = tools.kernel._replace(tune=tune)
     chains = run_chains(
-        jax.random.key(8), rng, kernel, tools.target, start, start.logw, tools.periodic, 50_000, 50_000, lambda n: None, never
+        jax.random.key(8), rng, kernel, tools.target, start, start.logw, 0.0, tools.periodic, 50_000, 50_000, lambda n: None, never
     )
     assert chains.settled
     of = [{tuple(row) for row in start.x[start.fold == f].tolist()} for f in (0, 1)]
@@ -98,6 +98,36 @@ def test_kernels_are_tuned_on_the_other_fold_once_chains_have_settled(plane):
         assert rows & of[1 - fold]
         assert not rows & of[fold]
         assert not rows & {tuple(row) for row in chains.x[:, fold::2].reshape(-1, 2).tolist()}
+
+
+def ends(problem, tools, theta, held):
+    """Run chains from theta (n, d), far less than the posterior of a mode is wide, with enough calls to go anywhere."""
+    start = entered(tools, nested_points(problem, theta))
+    rng = np.random.default_rng(10)
+    return run_chains(
+        jax.random.key(11), rng, tools.kernel, tools.target, start, start.logw, held, tools.periodic, 20_000, 20_000, lambda n: None, never
+    )
+
+
+def test_half_the_chains_go_on_where_modes_are_known(plane):
+    problem, tools = plane
+    theta = 5 + 0.5 * np.random.default_rng(9).standard_normal((400, 2))
+    few, many = ends(problem, tools, theta, held=1.0), ends(problem, tools, theta, held=0.5)
+    assert len(few.fold) == len(many.fold) // 2 == 64
+
+
+def test_chains_that_stand_still_have_not_settled(plane):
+    """Each at a likelihood of its own, along a ridge that they cannot follow: no drift is seen, and yet they go on."""
+    problem, tools = plane
+    theta = 5 + 0.5 * np.random.default_rng(9).standard_normal((400, 2))
+
+    def stay(key, state):
+        state, proposed, wanted = tools.kernel.propose(key, state)
+        return state, proposed, np.zeros_like(wanted)
+
+    stuck = tools._replace(kernel=tools.kernel._replace(propose=stay), target=lambda x: (np.zeros(len(x)), None, None, 2000))
+    assert not ends(problem, stuck, theta, held=0.5).settled
+    assert ends(problem, stuck, theta, held=1.0).settled
 
 
 def test_folds_keep_apart(mixture):
@@ -115,7 +145,7 @@ def test_a_lost_tail_fills_and_the_chains_know_that_it_is_not_full():
     tools, _ = make_tools(oracle.problem, Refine())
     start = entered(tools, nested_points(oracle.problem, theta, width=10.0))
     chains = run_chains(
-        jax.random.key(3), rng, tools.kernel, tools.target, start, start.logw, tools.periodic, 30_000, 30_000, lambda n: None, never
+        jax.random.key(3), rng, tools.kernel, tools.target, start, start.logw, 0.0, tools.periodic, 30_000, 30_000, lambda n: None, never
     )
     last = oracle.problem.prior.theta_rows(tools.leave(chains.x.reshape(-1, 4)))[:, 3]
     assert np.mean(last) > 0.2  # exact 0.818, at the start 0
@@ -128,7 +158,7 @@ def test_budget_is_kept(plane):
     start = entered(tools, nested_points(problem, 5 + 0.5 * rng.standard_normal((400, 2))))
     spent = []
     chains = run_chains(
-        jax.random.key(5), rng, tools.kernel, tools.target, start, start.logw, tools.periodic, 3000, 3000, spent.append, never
+        jax.random.key(5), rng, tools.kernel, tools.target, start, start.logw, 0.0, tools.periodic, 3000, 3000, spent.append, never
     )
     assert sum(spent) <= 3000
     assert chains.n_moves >= 8

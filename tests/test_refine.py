@@ -1,5 +1,7 @@
 """The refine phase: its density is a density, and ln Z comes out right with a small error."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,11 +42,11 @@ def bimodal():
 
 
 def test_paths_end_at_the_draws(bimodal):
-    """Those of the flow: kernels, which have none, make the first draws."""
+    """Those of the flow: kernels and base, which have none, make the first draws."""
     flow, state = bimodal
     x = jax.jit(flow.path, static_argnums=2)(jax.random.key(5), state, 200, jnp.array([0.0, 0.5, 1.0]))
     draws = jax.jit(flow.sample, static_argnums=2)(jax.random.key(5), state, 200)
-    first = round(200 * float(state.share))
+    first = round(200 * float(state.shares[0] + state.shares[1]))
     assert 0 < first < 200
     np.testing.assert_allclose(x[-1, first:], draws[first:], atol=1e-4)
     assert x.shape == (3, 200, 2)
@@ -137,20 +139,41 @@ def test_kernels_get_the_share_that_the_flow_leaves_them(draw, logp, shares):
     flow = MixtureCNF(components=1, width=8, depth=1, ode_steps=1, training=Training(rounds=0)).build(space((False, False)))
     x = jnp.asarray(draw(np.random.default_rng(0), 4000), jnp.float32)
     state, _ = jax.jit(flow.fit)(jax.random.key(0), flow.init(jax.random.key(1)), x)
-    assert shares[0] < float(state.share) < shares[1]
+    assert shares[0] < float(state.shares[0]) < shares[1]
     x = np.asarray(jax.jit(flow.sample, static_argnums=2)(jax.random.key(2), state, 4000), float)
     found = importance(logp(x) - np.asarray(jax.jit(flow.logq)(state, jnp.asarray(x, jnp.float32)), float))
     assert abs(found.logZ) < 4 * found.logZ_err
     assert found.ess > 0.4 * len(x)
 
 
-def test_best_share_of_kernels():
+def test_the_base_as_it_is_gets_what_the_flow_spoils():
+    """In 16 dimensions from 300 points: the velocity field learns their noise."""
+    dim, rng = 16, np.random.default_rng(0)
+    settings = dataclasses.replace(
+        SMALL, components=24, kernels=256, ode_steps=2, training=Training(steps=60, rounds=6, patience=6, batch=256, jitter=0.0)
+    )
+    flow = settings.build(space((False,) * dim))
+    assert len(flow.init(jax.random.key(1)).flow.base.logweights) == 10
+    x = jnp.asarray(np.tile(rng.normal(size=(300, dim)), (2, 1)), jnp.float32)
+    state, _ = jax.jit(flow.fit)(jax.random.key(0), flow.init(jax.random.key(1)), x)
+    kernels, base, velocity = state.shares
+    assert kernels + base + velocity == pytest.approx(1, abs=1e-5)
+    assert base > 2 * velocity > 0.18
+    x = np.asarray(jax.jit(flow.sample, static_argnums=2)(jax.random.key(2), state, 2000), float)
+    logq = np.asarray(jax.jit(flow.logq)(state, jnp.asarray(x, jnp.float32)), float)
+    found = importance(-0.5 * np.sum(x**2 + np.log(2 * np.pi), axis=1) - logq)
+    assert abs(found.logZ) < 4 * found.logZ_err
+
+
+def test_best_shares():
+    """Of two densities that made draws, and of one that is nowhere near and may get nothing."""
     rng = np.random.default_rng(0)
     theirs = rng.random(20_000) < 0.3
-    x = jnp.asarray(np.where(theirs, rng.normal(3, 1, theirs.size), rng.normal(0, 1, theirs.size)))
-    logq, log_kernels = -0.5 * x**2, -0.5 * (x - 3) ** 2
-    assert float(density.best_share(logq, log_kernels, 0.1)) == pytest.approx(0.3, abs=0.02)
-    assert float(density.best_share(logq + 50, log_kernels, 0.1)) == pytest.approx(0.1)
+    x = np.where(theirs, rng.normal(3, 1, theirs.size), rng.normal(0, 1, theirs.size))
+    logq, least = jnp.asarray([-0.5 * x**2, -0.5 * (x - 3) ** 2, -0.5 * (x - 40) ** 2]), jnp.array([0.1, 0.1, 0.0])
+    np.testing.assert_allclose(density.best_shares(logq, least), [0.7, 0.3, 0], atol=0.02)
+    np.testing.assert_allclose(density.best_shares(logq.at[0].add(50), least), [0.9, 0.1, 0], atol=1e-6)
+    np.testing.assert_allclose(density.best_shares(logq.at[0].add(50), jnp.full(3, 0.1)), [0.8, 0.1, 0.1], atol=1e-6)
 
 
 def test_density_follows_the_modes(bimodal):

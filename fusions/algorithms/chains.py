@@ -26,6 +26,8 @@ MOVES_PER_DIM = 5  # that lead to an independent place, about
 LEAST_MOVES = 2  # times d^2: moves along a ridge are random walks, and a slow drift takes time to show
 CHAIN_SHARE = 0.33  # of the usual budget, in which all chains could make their least moves
 LEAST_SHARE = 0.25  # of the usual budget, which these moves may take at most
+MIXED = 0.6  # of the variance of log L lies between chains, at most: along a ridge chains may stand still together, without a drift
+KNOWN = 0.9  # of the posterior in modes that have been found with their masses: half the chains will do, and they need not cross
 FALSE_ALARM = 0.2  # chance that settled chains seem to drift; two looks in a row must be calm
 
 
@@ -38,7 +40,7 @@ class Chains(NamedTuple):
     fold : (c,) of the nested points they started from.
     n_moves : moves of each chain; n_calls : likelihood calls of all.
     drift : largest difference of a mean or variance between the middle and the last third, of any coordinate or log L [standard errors].
-    settled : whether it is no larger than chance allows.
+    settled : whether it is no larger than chance allows, and each chain has seen most of what all have, if it must.
     """
 
     x: np.ndarray
@@ -62,7 +64,7 @@ class Chains(NamedTuple):
         return x.reshape(-1, x.shape[-1]), logL.ravel(), np.tile(np.arange(len(mine)), len(x))
 
 
-def run_chains(key, rng, kernel, target, points, starts, periodic, budget, most, spent, expired):
+def run_chains(key, rng, kernel, target, points, starts, held, periodic, budget, most, spent, expired):
     """Run chains from the points of a nested run until they have settled or the calls are spent.
 
     Parameters
@@ -72,6 +74,7 @@ def run_chains(key, rng, kernel, target, points, starts, periodic, budget, most,
     target : x (n, d) -> (logL (n,), blobs, logprior, likelihood calls); rows of nan cost no call.
     points : `Points` of the nested run.
     starts : (N,) log weights with which chains start at them; wider than the posterior, so that modes which lost their points get some.
+    held : part of the posterior in modes whose masses `starts` give right.
     periodic : d flags.
     budget : likelihood calls of the refine phase; chains that drift may take more.
     most : likelihood calls that may be spent.
@@ -82,7 +85,9 @@ def run_chains(key, rng, kernel, target, points, starts, periodic, budget, most,
     -------
     Chains
     """
-    n_chains = chains_for(points.x.shape[1], budget)
+    n_chains, most_between = chains_for(points.x.shape[1], budget), MIXED
+    if held > KNOWN:
+        n_chains, most_between = max(n_chains // 4 * 2, FEWEST), np.inf
     fold, start = np.arange(n_chains) % 2, np.empty(n_chains, int)
     for f in (0, 1):
         pick = np.flatnonzero((points.fold == f) & np.isfinite(starts))
@@ -107,7 +112,8 @@ def run_chains(key, rng, kernel, target, points, starts, periodic, budget, most,
             if len(places) > REMEMBERED:
                 places, logLs, stride = places[1::2], logLs[1::2], 2 * stride
         before = settled
-        drift, settled = _drift(np.array(places), np.array(logLs), periodic)
+        drift, calm = _drift(np.array(places), np.array(logLs), periodic)
+        settled = calm and _between(np.array(logLs)) < most_between
         enough = made >= LEAST_MOVES * x.shape[1] ** 2 or used > LEAST_SHARE * budget
         if burnt is None and settled and before:
             burnt = made
@@ -172,3 +178,9 @@ def _drift(x, logL, periodic):
     change = columns[-third:].mean(axis=0) - columns[-2 * third : -third].mean(axis=0)
     drift = float(np.max(np.abs(change.mean(axis=0)) / (change.std(axis=0, ddof=1) / np.sqrt(len(change)) + 1e-12)))
     return drift, bool(drift < NormalDist().inv_cdf(1 - 0.5 * FALSE_ALARM / change.shape[1]))
+
+
+def _between(logL):
+    """Compute the part of the variance of log L (T, c), in the last two thirds, that is between the means of chains."""
+    late = logL[len(logL) // 3 :]
+    return float(late.mean(axis=0).var() / (late.var() + 1e-300))

@@ -33,6 +33,7 @@ GAUSSIAN = 0.35  # effective fraction of draws with which a law is not fitted ag
 FIRST_LOOK = 2  # Gaussians after which a mode may be given up
 NEGLIGIBLE = 10.0  # ln of the mass, relative to the largest, below which a mode is given up
 SAME = 0.5  # difference of ln of a mode's mass that is none
+PLENTY = 2  # times d^2: effective draws from all modes that are nearly Gaussian, so that covariances can be told from them
 ALONE = 50  # effective draws that are worth having from a single mode
 WIDER = 2.0  # times the volume of the Gaussian fitted is that of the law: few effective draws make it too narrow
 AROUND = 6.0  # and that of the law that looks for more around a mode: a narrow one on a slope is content with little
@@ -215,7 +216,8 @@ def survey(rng, points, evaluate, periodic, bounds, most):
 
     floor = 1e-10 * x.var(axis=0) + 1e-30
     modes, integral, spent = _climbed(x[peaks], scales, floor, evaluate, angle, bounds, lambda seen: CLIMB_SHARE * allowed(seen))
-    _follow(rng, modes, floor, evaluate, allowed(integral) - spent)
+    spent += _follow(rng, modes, floor, evaluate, allowed(integral) - spent)
+    _fill(rng, modes, floor, evaluate, allowed(integral) - spent)
     best = max((mode.logZ for mode in modes), default=-np.inf)
     arrived = [mode for mode in modes if mode.ess >= WANTED * d and mode.logZ > best - NEGLIGIBLE]
     if not arrived or (len(arrived) == 1 and not (arrived[0].gaussian() and arrived[0].ess > ALONE)):
@@ -270,17 +272,32 @@ def _climbed(x, scales, floor, evaluate, angle, bounds, allowed):
 
 
 def _follow(rng, modes, floor, evaluate, most):
-    """Draw from the laws of modes and learn from it, until all are done or given up or `most` calls are made."""
+    """Draw from the laws of modes and learn from it, until all are done or given up or `most` calls are made; returns their number."""
+    spent = 0
     for i in range(TRIES):
         best = max((mode.logZ for mode in modes), default=-np.inf)
         active = [m for m in modes if not m.done and (i < FIRST_LOOK or m.logZ > best - NEGLIGIBLE)]
-        most -= len(active) * DRAWS * len(floor)
-        if not active or most < 0:
+        more = len(active) * DRAWS * len(floor)
+        if not active or spent + more > most:
             break
+        spent += more
         parts = [mode.law.draw(rng, int(DRAWS * len(floor) / mode.inside())) for mode in active]
         new, ends = np.concatenate(parts), np.cumsum([len(part) for part in parts])[:-1]
         for mode, *rows in zip(active, *(np.split(values, ends) for values in (new, *evaluate(new))), strict=True):
             _learn(mode, *rows, floor)
+    return spent
+
+
+def _fill(rng, modes, floor, evaluate, most):
+    """Draw more from modes that are done and nearly Gaussian, by their masses and by the laws before those that looked around."""
+    total = logsumexp(np.array([mode.logZ for mode in modes] or [0.0]))
+    for mode in (mode for mode in modes if mode.done and mode.gaussian()):
+        missing = PLENTY * len(floor) ** 2 * np.exp(mode.logZ - total) - mode.ess
+        n = int(min(missing * mode.n_draws / mode.ess, most))
+        if n > 0:
+            most -= n
+            x = mode.tried[-2][0].draw(rng, n)
+            _learn(mode, x, *evaluate(x), floor)
 
 
 def _nearest(others, row):

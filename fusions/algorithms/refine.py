@@ -208,7 +208,7 @@ def _chains(key, rng, tools, points, betas, found, budget, most, spent, expired)
     known = points._replace(logw=_blended(_normal(points.logw), found.alike, MODE_SHARE * found.held))
     starts = _blended(_blended(starts, found.masses, MODE_STARTS * found.held), found.alike, MODE_SHARE * found.held)
     most = min(CHAIN_BUDGET * budget, most // 2, most - 2 * UNIT)
-    return run_chains(key, rng, tools.kernel, tools.target, known, starts, tools.periodic, budget, most, spent, expired)
+    return run_chains(key, rng, tools.kernel, tools.target, known, starts, found.held, tools.periodic, budget, most, spent, expired)
 
 
 def whole_units(n):
@@ -245,7 +245,8 @@ def _train(key, rng, tools, states, points, chains, rounds, betas, found):
         x = np.concatenate([points.x[nested], chain_x, *(r.x for r in rounds)])
         target = np.full(len(x), -np.inf)
         for share, beta in zip(TARGET_SHARES, (1.0, *betas), strict=True):
-            sets = [_shared(tempered(points.logw, points.logL, beta)[nested]) + np.log(NESTED_TRUST)]
+            seen = _shared(tempered(points.logw, points.logL, beta)[nested]) + np.log(NESTED_TRUST)
+            sets = [np.logaddexp(seen, _shared(tempered(found.masses, points.logL, beta)[nested]) + np.log(found.held + 1e-300))]
             sets += [np.full(len(chain_x), np.log(NESTED_TRUST) if beta == 1 else -np.inf)]
             sets += [_shared(_truncated(tempered(r.logw, r.logL, beta))) for r in rounds]
             logw = np.concatenate(sets)

@@ -1,6 +1,6 @@
-"""Kernels beside a flow: a normal kernel, of two widths, around each of many points that the flow was fitted to.
+"""What stands beside a flow: its base as it is, and a normal kernel, of two widths, around each of many points it was fitted to.
 
-What a fit misses, its points still hold; and where points are few, as in many dimensions, the flow is the better of the two.
+What a fit misses, its points still hold; and where points are few, as in many dimensions, base and flow are better.
 """
 
 from typing import Any, NamedTuple
@@ -12,16 +12,16 @@ import numpy as np
 from fusions.flows.components import LOG_2PI, Components, inverse_factors, log_volume, spread_out, standardised
 
 WIDE_SHARE, WIDE = 0.25, 2.5  # share of draws from kernels that are so many times wider
-ITERATIONS = 20  # of expectation maximisation of the share of the kernels
+ITERATIONS = 20  # of expectation maximisation of the shares
 MOST_TURN = 0.1  # standard deviation of a wide kernel along an angle, in turns: it ends before it has gone round
 
 
 class Blend(NamedTuple):
-    """State of a flow, the centres (k, d) of the kernels beside it, and their share of the draws."""
+    """State of a flow, the centres (k, d) of the kernels beside it, and the shares (3,) of kernels, base and flow in the draws."""
 
     flow: Any
     centres: Any
-    share: Any
+    shares: Any
 
 
 def kernels_at(centres, factors, period):
@@ -53,25 +53,30 @@ def logprob(kernels, x, period):
     return jax.nn.logsumexp(shapes + kernels.logweights - log_volume(kernels), axis=1) - 0.5 * d * LOG_2PI
 
 
-def best_share(logq, log_kernels, least):
-    """Find the share of kernels that makes a mixture likeliest, from ln of both densities (n,) at points that neither has seen.
+def best_shares(logq, least):
+    """Find the shares (m,) that make a mixture likeliest, from ln of its densities (m, n) at points that none has seen.
 
-    Both keep the share `least` at least.
+    Each keeps its `least` share (m,).
     """
 
-    def step(share, _):
-        theirs = jax.nn.sigmoid(jnp.log(share) - jnp.log1p(-share) + log_kernels - logq)
-        return jnp.clip(jnp.mean(theirs), least, 1 - least), None
+    def step(shares, _):
+        theirs = jnp.mean(jax.nn.softmax(jnp.log(shares)[:, None] + logq, axis=0), axis=1)
+        small = theirs < least
+        rest = jnp.where(small, 0.0, theirs)
+        return jnp.where(small, least, rest * (1 - jnp.sum(jnp.where(small, least, 0.0))) / jnp.sum(rest)), None
 
-    return jax.lax.scan(step, jnp.full((), 0.5, logq.dtype), None, length=ITERATIONS)[0]
+    return jax.lax.scan(step, jnp.full(len(logq), 1 / len(logq), logq.dtype), None, length=ITERATIONS)[0]
 
 
-def with_kernels(flow, factors_at, space, settings):
-    """Give a share of a flow's draws to kernels, as large as points held out from the fit want it.
+def with_others(flow, base, factors_at, space, settings):
+    """Give shares of a flow's draws to kernels and to its base as it is, as large as points held out from the fit want them.
+
+    In many dimensions the noise of a velocity field costs more than it mends, if the posterior is nearly a mixture of few Gaussians.
 
     Parameters
     ----------
     flow : `MixtureFlow`.
+    base : (key, its state, n) -> x (n, d), and (its state, x (n, d)) -> ln of the density (n,).
     factors_at : (its state, x (n, d)) -> lower triangular factors (n, d, d) of the covariance of the points around each x.
     space : `Space`
     settings : `MixtureCNF`: number of kernels, least share of the draws that they and the flow get, rows that a fit does not train on.
@@ -81,33 +86,37 @@ def with_kernels(flow, factors_at, space, settings):
     MixtureFlow whose state is a `Blend`; the error of its solver is that of the flow alone, and its paths end at the draws of the flow.
     """
     period = jnp.where(jnp.array(space.periodic), 2 * jnp.pi, jnp.inf)
+    base_sample, base_logq = base
 
     def kernels_of(state):
         return kernels_at(state.centres, factors_at(state.flow, state.centres), period)
 
-    def log_kernels(state, x):
+    def log_parts(state, x):
         kernels = kernels_of(state)
-        return space.layout.rowwise(lambda x: logprob(kernels, x, period))(x)
+        log_kernels = space.layout.rowwise(lambda x: logprob(kernels, x, period))(x)
+        return jnp.stack([log_kernels, base_logq(state.flow, x), flow.logq(state.flow, x)])
 
     def init(key):
         dtype = jnp.zeros(()).dtype
-        return Blend(flow.init(key), jnp.zeros((settings.kernels, space.dim), dtype), jnp.full((), settings.least_share, dtype))
+        return Blend(flow.init(key), jnp.zeros((settings.kernels, space.dim), dtype), jnp.full(3, 1 / 3, dtype))
 
     def fit(key, state, x):
         learned, info = flow.fit(key, state.flow, x)
         held = np.arange(len(x)) % settings.training.hold_every == 0
-        state, unseen = Blend(learned, x[~held][: settings.kernels], state.share), x[held]
-        share = best_share(flow.logq(learned, unseen), log_kernels(state, unseen), settings.least_share)
-        return state._replace(share=share), info
+        state = Blend(learned, x[~held][: settings.kernels], state.shares)
+        least = jnp.array([settings.least_share, 0.0, settings.least_share], x.dtype)
+        return state._replace(shares=best_shares(log_parts(state, x[held]), least)), info
 
     def sample(key, state, n):
-        k_flow, k_kernels = jax.random.split(key)
-        theirs = space.wrap(draw(k_kernels, kernels_of(state), n))
-        chosen = jnp.arange(n) < jnp.round(state.share * n)
-        return jnp.where(chosen[:, None], theirs, flow.sample(k_flow, state.flow, n))
+        k_flow, k_others = jax.random.split(key)
+        k_kernels, k_base = jax.random.split(k_others)
+        first, second = jnp.round(jnp.cumsum(state.shares)[:2] * n)
+        i = jnp.arange(n)[:, None]
+        theirs = jnp.where(i < first, space.wrap(draw(k_kernels, kernels_of(state), n)), base_sample(k_base, state.flow, n))
+        return jnp.where(i < second, theirs, flow.sample(k_flow, state.flow, n))
 
     def logq(state, x):
-        return jnp.logaddexp(jnp.log1p(-state.share) + flow.logq(state.flow, x), jnp.log(state.share) + log_kernels(state, x))
+        return jax.nn.logsumexp(jnp.log(state.shares)[:, None] + log_parts(state, x), axis=0)
 
     def roundtrip(key, state, n):
         return flow.roundtrip(key, state.flow, n)

@@ -23,13 +23,14 @@ from fusions.flows.components import (
     standardised,
     widened,
 )
-from fusions.flows.density import with_kernels
+from fusions.flows.density import with_others
 from fusions.flows.path import wrap
 from fusions.flows.transport import trajectory, transport
 
 EM_ITERATIONS = 20
 SOFT = 4.0  # squared widening of components where their units are blended, so that the velocity stays smooth between neighbours
 EM_ROWS = 4096  # rows that the components are fitted to
+ROWS_EACH = 3  # of them at least for each number in a component's covariance
 
 
 class MixtureState(NamedTuple):
@@ -89,8 +90,8 @@ class MixtureCNF:
 
     Attributes
     ----------
-    components : number of Gaussians of the base.
-    kernels, least_share : number of kernels beside the flow (`with_kernels`), and the least share of the draws that each side gets.
+    components : number of Gaussians of the base, at most; fewer where `EM_ROWS` would not tell their covariances.
+    kernels, least_share : number of kernels beside the flow (`with_others`), and the least share of the draws that they and it get.
     wide_share, wide_scale : share of draws from widened components, and how much wider they are.
     width, depth : units per hidden layer, number of hidden layers.
     ode_steps : steps of the ODE solver.
@@ -134,7 +135,7 @@ class MixtureCNF:
 
         def init(key):
             dtype = jnp.zeros(()).dtype
-            x, k = jnp.zeros((1, dim), dtype), self.components
+            x, k = jnp.zeros((1, dim), dtype), min(self.components, max(2 * EM_ROWS // (ROWS_EACH * dim * (dim + 1)), 1))
             params = net.init(key, inputs(x, x, jnp.where(circle, 2.0, jnp.inf).astype(dtype)), x[:, 0])
             scale = jnp.diag(jnp.where(circle, jnp.pi, 1.0).astype(dtype))
             base = standard_components(k, dim, dtype)
@@ -200,9 +201,17 @@ class MixtureCNF:
             y = trajectory(lambda y, t: velocity(state.ema_params, y, t), y0, times, steps=self.ode_steps)
             return space.wrap(state.shift + y @ state.scale.T)
 
+        def base_sample(key, state, n):
+            y = wrap(draw_mixture(key, spread(state.base), n), period_of(state))
+            return space.wrap(state.shift + y @ state.scale.T)
+
+        def base_alone(state, x):
+            period = period_of(state)
+            return space.layout.rowwise(lambda y: base_logq(state, y, 0.0, period), dim)(whitened(state, x))
+
         def factors_at(state, x):
             factors = space.layout.rowwise(lambda y: local_frames(state.base, period_of(state))(y)[1])
             return state.scale @ factors(whitened(state, x))
 
         flow = MixtureFlow(init, fit, sample, logq, roundtrip, path)
-        return with_kernels(flow, factors_at, space, self)
+        return with_others(flow, (base_sample, base_alone), factors_at, space, self)
