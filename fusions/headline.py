@@ -77,8 +77,8 @@ def choose(volumes, refined, memory=0.0):
         )
     if not refined["chains"]["settled"]:
         faults.append(
-            f"the chains at the posterior still drift after {refined['chains']['n_moves']:,} moves "
-            f"({refined['chains']['drift']:.1f} standard errors): a part of it fills slowly, and "
+            f"the chains at the posterior have not settled after {refined['chains']['n_moves']:,} moves (they drift by "
+            f"{refined['chains']['drift']:.1f} standard errors, or each has seen but a part): a part of it fills slowly, and "
             "what the flows did not reach is missing. Run again with twice the live points."
         )
     share = refined["ess"] / refined["n_draws"]

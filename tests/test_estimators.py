@@ -87,7 +87,7 @@ GOOD = {
         ({"ess": 100.0, "n_draws": 120}, "volumes", "few draws carry"),
         ({"coverage": (0.05, 0.01)}, "volumes", "importance and bridge sampling differ by +0.050"),
         ({"rounds": [[-1.2, 0.01, 0.7]]}, "volumes", "the last two rounds differ"),
-        ({"chains": {"n_moves": 999, "drift": 7.5, "settled": False}}, "importance", "still drift after 999 moves"),
+        ({"chains": {"n_moves": 999, "drift": 7.5, "settled": False}}, "importance", "have not settled after 999 moves"),
         ({"importance": (-2.0, 0.01), "rounds": [[-2.0, 0.01, 0.7]]}, "importance", "disagree: one of them lost"),
     ],
 )
