@@ -48,10 +48,12 @@ class Source(NamedTuple):
         theta, logw, n_calls = self.draw(refinement.whole_units(missing), key)
         draws, logw = np.concatenate([result.draws, theta]), np.concatenate([result.draws_logw, logw])
         now, norm_err = importance(logw), result.constraint_logmass[1]
-        bridged, (_, gap_err) = result.refined["bridge"], result.refined["coverage"]
+        err, bridged, (_, gap_err) = float(np.hypot(now.logZ_err, norm_err)), result.refined["bridge"], result.refined["coverage"]
+        moved = max(result.refined["importance"][1] ** 2 - err**2, 0.0)  # the bridge keeps the old draws, which it shared
         refined = {
-            **result.refined, "importance": (now.logZ, float(np.hypot(now.logZ_err, norm_err))), "ess": now.ess, "khat": now.khat,
-            "n_draws": len(logw), "coverage": (now.logZ - bridged[0], gap_err), "n_calls": result.refined["n_calls"] + n_calls,
+            **result.refined, "importance": (now.logZ, err), "ess": now.ess, "khat": now.khat,
+            "n_draws": len(logw), "coverage": (now.logZ - bridged[0], float(np.sqrt(gap_err**2 + moved))),
+            "n_calls": result.refined["n_calls"] + n_calls,
         }  # fmt: skip
         return dataclasses.replace(result, refined=refined, draws=draws, draws_logw=logw, n_calls=result.n_calls + n_calls)
 

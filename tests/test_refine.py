@@ -322,6 +322,9 @@ def test_extension_shrinks_the_error(ball):
     assert more.refined["importance"][1] < 0.65 * result.refined["importance"][1]
     assert more.n_calls - result.n_calls == more.refined["n_draws"] - result.refined["n_draws"]
     assert abs(more.logZ - exact_ball(0.5)) < 4 * more.logZ_err
+    (_, before), (_, after) = result.refined["coverage"], more.refined["coverage"]
+    errors = result.refined["importance"][1], more.refined["importance"][1]
+    assert after**2 == pytest.approx(before**2 + errors[0] ** 2 - errors[1] ** 2)  # of a bridge that shares fewer of the draws now
     assert result.extend(n_eff=1) is result
 
 
