@@ -63,8 +63,7 @@ REFINED_TITLE = (
     'Settings: `nested(n_live=..., cost="expensive")`, calls and seconds of nested run and refine phase together. pull: mean and',
     "standard deviation; warned: runs whose headline carries a warning. Rows of 21 November 2026 are of the code before kernels",
     "stood beside the flows, those of shells5 before modes were surveyed, and all these before the refine phase had coordinates with",
-    "edges. The row of box_funnel10 is of a survey of modes that did not climb to their tops; those of shells10 and loggamma10 are of the",
-    "code before the flows' bases stood beside them and chains had to mix.",
+    "edges. Those of shells10 and loggamma10 are of the code before the flows' bases stood beside them and chains had to mix.",
 )  # fmt: skip
 HOT_TITLE = (
     "## Hot starts", "",
