@@ -85,9 +85,8 @@ def run_chains(key, rng, kernel, target, points, starts, held, periodic, budget,
     -------
     Chains
     """
-    n_chains, most_between = chains_for(points.x.shape[1], budget), MIXED
-    if held > KNOWN:
-        n_chains, most_between = max(n_chains // 4 * 2, FEWEST), np.inf
+    known = held > KNOWN
+    n_chains, most_between = chains_for(points.x.shape[1], budget, known=known), np.inf if known else MIXED
     fold, start = np.arange(n_chains) % 2, np.empty(n_chains, int)
     for f in (0, 1):
         pick = np.flatnonzero((points.fold == f) & np.isfinite(starts))
@@ -112,8 +111,9 @@ def run_chains(key, rng, kernel, target, points, starts, held, periodic, budget,
             if len(places) > REMEMBERED:
                 places, logLs, stride = places[1::2], logLs[1::2], 2 * stride
         before = settled
-        drift, calm = _drift(np.array(places), np.array(logLs), periodic)
-        settled = calm and _between(np.array(logLs)) < most_between
+        heights = np.array(logLs)
+        drift, calm = _drift(np.array(places), heights, periodic)
+        settled = calm and _between(heights) < most_between
         enough = made >= LEAST_MOVES * x.shape[1] ** 2 or used > LEAST_SHARE * budget
         if burnt is None and settled and before:
             burnt = made
@@ -123,10 +123,14 @@ def run_chains(key, rng, kernel, target, points, starts, held, periodic, budget,
     return Chains(np.array([places[i] for i in kept]), np.array([logLs[i] for i in kept]), fold, made, used, drift, settled)
 
 
-def chains_for(dim, budget):
-    """Return the number of chains, even: more in more dimensions, as far as the budget lets each make its least moves and as many again."""
+def chains_for(dim, budget, *, known=False):
+    """Return the number of chains, even: more in more dimensions, as far as the budget lets each make its least moves and as many again.
+
+    Half of them do where the masses of modes are known.
+    """
     wanted = np.clip(CHAINS_PER_DIM * dim, 2 * FEWEST, MOST)
-    return 2 * int(max(min(wanted, CHAIN_SHARE * budget / (LEAST_MOVES * dim**2)), FEWEST) // 2)
+    allowed = min(wanted, CHAIN_SHARE * budget / (LEAST_MOVES * dim**2))
+    return 2 * int(max(allowed / 2 if known else allowed, FEWEST) // 2)
 
 
 def _walk(key, rng, kernel, target, params, x, logL, n_moves):

@@ -133,6 +133,12 @@ class MixtureCNF:
         def spread(base):
             return widened(base, (1 - self.wide_share, self.wide_share), (1.0, self.wide_scale))
 
+        def draw_base(key, state, n):
+            return wrap(draw_mixture(key, spread(state.base), n), period_of(state))
+
+        def unwhitened(state, y):
+            return space.wrap(state.shift + y @ state.scale.T)
+
         def init(key):
             dtype = jnp.zeros(()).dtype
             x, k = jnp.zeros((1, dim), dtype), min(self.components, max(2 * EM_ROWS // (ROWS_EACH * dim * (dim + 1)), 1))
@@ -169,10 +175,8 @@ class MixtureCNF:
             return lambda y: transport(field, y, **options)
 
         def sample(key, state, n):
-            period = period_of(state)
-            y0 = wrap(draw_mixture(key, spread(state.base), n), period)
-            y1 = space.layout.rowwise(lambda y: mover(state, period, divergence=False)(y)[0])(y0)
-            return space.wrap(state.shift + y1 @ state.scale.T)
+            move = mover(state, period_of(state), divergence=False)
+            return unwhitened(state, space.layout.rowwise(lambda y: move(y)[0])(draw_base(key, state, n)))
 
         def base_logq(state, y0, logdet, period):
             return mixture_logprob(spread(state.base), y0, period, space.periodic) - logdet - jnp.sum(jnp.log(jnp.diag(state.scale)))
@@ -190,20 +194,17 @@ class MixtureCNF:
 
             def rows(y0):
                 y1, logdet = mover(state, period)(y0)
-                return base_logq(state, y0, logdet, period) - logq_rows(state, space.wrap(state.shift + y1 @ state.scale.T))
+                return base_logq(state, y0, logdet, period) - logq_rows(state, unwhitened(state, y1))
 
-            return space.layout.rowwise(rows, dim)(wrap(draw_mixture(key, spread(state.base), n), period))
+            return space.layout.rowwise(rows, dim)(draw_base(key, state, n))
 
         def path(key, state, n, times):
-            period = period_of(state)
-            velocity = local_velocity(state.base, period)[0]
-            y0 = wrap(draw_mixture(key, spread(state.base), n), period)
-            y = trajectory(lambda y, t: velocity(state.ema_params, y, t), y0, times, steps=self.ode_steps)
-            return space.wrap(state.shift + y @ state.scale.T)
+            velocity = local_velocity(state.base, period_of(state))[0]
+            y = trajectory(lambda y, t: velocity(state.ema_params, y, t), draw_base(key, state, n), times, steps=self.ode_steps)
+            return unwhitened(state, y)
 
-        def base_sample(key, state, n):
-            y = wrap(draw_mixture(key, spread(state.base), n), period_of(state))
-            return space.wrap(state.shift + y @ state.scale.T)
+        def sample_base(key, state, n):
+            return unwhitened(state, draw_base(key, state, n))
 
         def base_alone(state, x):
             period = period_of(state)
@@ -214,4 +215,4 @@ class MixtureCNF:
             return state.scale @ factors(whitened(state, x))
 
         flow = MixtureFlow(init, fit, sample, logq, roundtrip, path)
-        return with_others(flow, (base_sample, base_alone), factors_at, space, self)
+        return with_others(flow, (sample_base, base_alone), factors_at, space, self)
