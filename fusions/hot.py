@@ -15,7 +15,7 @@ from fusions.blocks import Block
 from fusions.engine import make_tools
 from fusions.errors import OptionError
 from fusions.flows.cnf import coordinates
-from fusions.flows.components import draw_mixture, fit_components, mixture_logprob, standard_components, widened
+from fusions.flows.components import draw_mixture, fit_components, mixed, mixture_logprob, standard_components, widened
 from fusions.flows.matching import whiten
 from fusions.priors import Prior
 from fusions.problem import Problem
@@ -105,7 +105,8 @@ def _near(source, space):
         found = fit_components(key, whitened(frame, x), weights, start, period_of(frame), ITERATIONS)
         return found._replace(means=frame.shift + found.means @ frame.scale.T, factors=frame.scale @ found.factors)
 
-    return widened(jax.jit(fitted)(keys[0], x, inside), (1 / len(WIDTHS),) * len(WIDTHS), WIDTHS)
+    base = jax.jit(fitted)(keys[0], x, inside)
+    return mixed(*((1 / len(WIDTHS), widened(base, width)) for width in WIDTHS))
 
 
 def _theta(prior, log_ratio, x):

@@ -11,10 +11,11 @@ import pytest
 import fusions
 from fusions import priors as pr
 from fusions.again import Source
+from fusions.algorithms import refine as refinement
 from fusions.errors import OptionError
 from fusions.estimators import importance
 from fusions.flows import density
-from fusions.flows.components import Components, fit_components, mixture_logprob
+from fusions.flows.components import MOST_TURN, Components, elongated, fit_components, mixture_logprob
 from fusions.flows.matching import Training
 from fusions.flows.mixture import MixtureCNF
 from fusions.types import Space
@@ -195,6 +196,38 @@ def test_expectation_maximisation_finds_separate_modes():
     logq = mixture_logprob(base, jnp.asarray(y), period, (False, False))
     ideal = -np.log(3) - np.log(2 * np.pi * 0.01) - 1
     assert float(logq.mean()) == pytest.approx(ideal, abs=0.1)
+
+
+def test_longer_components_are_longer_along_one_axis_and_do_not_go_round_a_circle():
+    factors = jnp.linalg.cholesky(jnp.array([[[4.0, 1.9], [1.9, 1.0]], [[0.01, 0.0], [0.0, 0.64]]]))
+    base = Components(jnp.log(jnp.array([0.5, 0.5])), jnp.zeros((2, 2)), factors)
+
+    def variances(period):
+        longer = elongated(base, 3.0, jnp.array(period)).factors
+        return longer @ jnp.swapaxes(longer, 1, 2)
+
+    before, line, circle = base.factors @ jnp.swapaxes(base.factors, 1, 2), variances([jnp.inf, jnp.inf]), variances([jnp.inf, 2 * jnp.pi])
+    lengths = jnp.linalg.eigvalsh(line) / jnp.linalg.eigvalsh(before)
+    np.testing.assert_allclose(lengths, [[1, 9], [1, 9]], rtol=1e-3)
+    np.testing.assert_allclose(circle[0, 1, 1], (MOST_TURN * 2 * np.pi) ** 2, rtol=1e-4)
+    np.testing.assert_allclose(circle[1], np.diag([0.01, 1.0]), rtol=1e-4, atol=1e-6)
+
+
+def test_a_good_last_round_is_among_the_final_draws(ball, monkeypatch):
+    problem, result = ball
+    made = []
+
+    def noted(*args, draw=refinement.draw):
+        made.append(draw(*args))
+        return made[-1]
+
+    monkeypatch.setattr(refinement, "draw", noted)
+    again = fusions.run(problem, fusions.nested(n_live=100, cost="expensive"), key=3, refine=QUICK, progress=False)
+    assert len(made) > 2
+    assert made[-2].logw.size == again.refined["n_draws"] - made[-1].logw.size
+    np.testing.assert_array_equal(again.draws_logw, np.concatenate([made[-2].logw, made[-1].logw]))
+    assert len(again.refined["rounds"]) == len(made) - 2
+    assert again.logZ == result.logZ
 
 
 @pytest.mark.parametrize("name", ["shells2", pytest.param("linear_gaussian5", marks=pytest.mark.calibration)])

@@ -2,7 +2,8 @@
 
 The nested run's points form two folds, after the halves of the live points; chains at the posterior go on from them. Each fold trains
 one flow, and its chains are the posterior sample that bridge sampling sets against draws of the *other* flow. Draws come from the equal
-mixture of both; those of the adaptation rounds join the training of the next, and the reported figures use fresh draws from frozen flows.
+mixture of both; those of the adaptation rounds join the training of the next, and the reported figures use draws that trained none of the
+flows they are from: fresh ones, and those of the last round if it was good.
 """
 
 import dataclasses
@@ -26,13 +27,13 @@ BATCH = 512
 FITS = 2  # of each fold whose flows share the draws: what one fit misses another may have
 UNIT = 2 * FITS * BATCH  # a batch from each flow
 LEAST_BUDGET = 10 * UNIT  # likelihood calls that a refine phase may spend after a short nested run
-ROUND_SHARE = 0.05  # of the budget, per adaptation round
+ROUND_SHARE = 0.05  # of the budget or of the calls of the chains, per adaptation round
 FINAL_SHARE = 0.5  # of the budget that adaptation leaves to the final draws, if they need so many
 GOOD_SHARE = 0.5  # effective fraction of draws with which adaptation may end
 N_BOOTSTRAP = 64
 INFORMATION = (0.6, 0.3)  # of two tempered targets, relative to that of the posterior
 START_SHARES = (0.8, 0.1, 0.1)  # of chains that start from the posterior and from these
-TARGET_SHARES = (0.7, 0.15, 0.15)  # of the posterior and of these in the training set
+TARGETS = ((0.85, 1.0), (0.15, 0.5))  # shares of the training set, powers of the likelihood: what fits the second bounds the weights
 MODE_SHARE = 0.15  # of all these, in equal parts from the modes found, if they hold the whole posterior
 MODE_STARTS = 0.5  # of the chains that start from the posterior or before it, from these modes with their masses
 SURVEY_SHARE = 0.2  # of the budget, which looking for modes may take
@@ -55,7 +56,7 @@ class Refine:
     kernel : settings of the kernel of the chains at the posterior.
     """
 
-    error: float = 0.015
+    error: float = 0.011
     max_rounds: int = 12
     max_draws: int = 32 * BATCH
     flow: Any = MixtureCNF()
@@ -121,8 +122,8 @@ class Refined(NamedTuple):
     bridge : (ln Z, error).
     coverage : ln(Z_importance / Z_bridge), ln of the posterior mass that the flows cover, and its error.
     ode_error : rms difference of log q between the two directions of the ODE.
-    rounds : (rounds, 3) ln Z, its error, and the effective fraction of the draws of each adaptation round.
-    draws : the final `Draws`.
+    rounds : (rounds, 3) ln Z, its error, and the effective fraction of the draws of each adaptation round but those among the final draws.
+    draws : the final `Draws`: those of the last round if it was good, and fresh ones.
     flows : what they were drawn from, a pair of flow states (one per fold) for each fit.
     chains : `Chains` at the posterior.
     modes : (m,) ln of the part of the evidence of each mode, to about 0.4; none if there is one that nested points show well.
@@ -168,13 +169,13 @@ def refine(key, rng, settings, tools, points, budget, most, spent, expired):
     points, found = joined(points, modes)
     chains = _chains(k_chains, rng, tools, points, betas, found, budget, most, spent, expired)
     budget = int(min(max(budget - chains.n_calls, LEAST_LEFT * budget), most - chains.n_calls))
-    per_round = UNIT * int(np.clip(budget * ROUND_SHARE / UNIT, 1, 4))
+    per_round = UNIT * int(np.clip(max(budget, chains.n_calls) * ROUND_SHARE / UNIT, 1, 4))
     flows, rounds, history, best_share, left = [[tools.init(k) for k in jax.random.split(k_init)]], [], [], 0.0, budget
 
     def fitted(i, flows):
         """Fit once more, and give the flows of the last fits and a key to draw from them."""
         k_fit, k_draw = jax.random.split(jax.random.fold_in(k_rounds, i))
-        return [_train(k_fit, rng, tools, flows[0], points, chains, rounds, betas, found), *(flows[: FITS - 1] if i else [])], k_draw
+        return [_train(k_fit, rng, tools, flows[0], points, chains, rounds, found), *(flows[: FITS - 1] if i else [])], k_draw
 
     for i in range(settings.max_rounds):
         flows, k_draw = fitted(i, flows)
@@ -184,13 +185,16 @@ def refine(key, rng, settings, tools, points, budget, most, spent, expired):
             best, best_share = flows, now.ess / per_round
         history.append((now.logZ, now.logZ_err, now.ess / per_round))
         left -= per_round
-        wanted = min((1 / max(best_share, 1e-9) - 1) / settings.error**2, settings.max_draws)
-        if _settled(history, now.khat) or left - per_round < max(min(wanted, FINAL_SHARE * budget), per_round) or expired():
+        kept = rounds[-1:] if i and best is flows and best_share > GOOD_SHARE else []
+        wanted = min((1 / max(best_share, 1e-9) - 1) / settings.error**2, settings.max_draws) - per_round * len(kept)
+        needed = max(min(wanted, FINAL_SHARE * budget), per_round)
+        if _settled(history, now.khat, chains.settled) or left - per_round < needed or expired():
             break
-    draws = draw(k_final, tools, best, whole_units(min(wanted, left)), spent)
+    fresh = draw(k_final, tools, best, whole_units(min(wanted, left)), spent)
+    draws, history = together([*kept, fresh]), history[: len(history) - len(kept)]
     estimate, n = importance(draws.logw), len(draws.x)
-    if _uneven(estimate, n) and sum(len(r.x) for r in rounds) + 2 * n <= most - chains.n_calls and not expired():
-        rounds.append(draws)
+    if _uneven(estimate, n) and sum(len(r.x) for r in rounds) + len(fresh.x) + n <= most - chains.n_calls and not expired():
+        rounds.append(fresh)
         history.append((estimate.logZ, estimate.logZ_err, estimate.ess / n))
         best, k_draw = fitted(settings.max_rounds, best)
         draws = draw(k_draw, tools, best, n, spent)
@@ -221,22 +225,23 @@ def _uneven(estimate, n):
     return estimate.ess < GOOD_SHARE * n and estimate.khat > FINITE_KHAT
 
 
-def _settled(history, khat):
-    """Decide whether adaptation may end: the last two rounds were good and agree, or there is no progress any more."""
+def _settled(history, khat, chains_settled):
+    """Decide whether adaptation may end: without progress, or if chains have settled and the last two rounds were good and agree."""
     if len(history) < 2:
         return False
     (a, a_err, a_share), (b, b_err, b_share) = history[-2:]
-    if min(a_share, b_share) > GOOD_SHARE and khat < TRUSTED_KHAT and abs(a - b) < 3 * np.hypot(a_err, b_err):
+    if chains_settled and min(a_share, b_share) > GOOD_SHARE and khat < TRUSTED_KHAT and abs(a - b) < 3 * np.hypot(a_err, b_err):
         return True
     shares = [share for *_, share in history]
     return len(shares) > PATIENCE and max(shares[-PATIENCE:]) < 1.1 * max(shares[:-PATIENCE])
 
 
-def _train(key, rng, tools, states, points, chains, rounds, betas, found):
-    """Fit each flow to the points and chains of its fold and to the draws of the rounds, at the posterior and at two `betas` before it.
+def _train(key, rng, tools, states, points, chains, rounds, found):
+    """Fit each flow to the points and chains of its fold and to the draws of the rounds, at the powers of the likelihood of `TARGETS`.
 
-    At each beta a set of points counts by its effective size; nested points and chains by less, since masses of modes drift and places of
-    a chain depend on each other. Chains count at the posterior alone: few of them would carry a wider target. The modes found count alike.
+    At each power a set of points counts by its effective size; nested points and chains by less, since masses of modes drift and places
+    of a chain depend on each other. Chains count at the posterior alone: few of them would carry a wider target. The modes found count
+    alike.
     """
     out = []
     for fold, k in enumerate(jax.random.split(key)):
@@ -244,13 +249,12 @@ def _train(key, rng, tools, states, points, chains, rounds, betas, found):
         chain_x = chains.thinned().of_fold(fold)[0]
         x = np.concatenate([points.x[nested], chain_x, *(r.x for r in rounds)])
         target = np.full(len(x), -np.inf)
-        for share, beta in zip(TARGET_SHARES, (1.0, *betas), strict=True):
+        for share, beta in TARGETS:
             seen = _shared(tempered(points.logw, points.logL, beta)[nested]) + np.log(NESTED_TRUST)
             sets = [np.logaddexp(seen, _shared(tempered(found.masses, points.logL, beta)[nested]) + np.log(found.held + 1e-300))]
             sets += [np.full(len(chain_x), np.log(NESTED_TRUST) if beta == 1 else -np.inf)]
             sets += [_shared(_truncated(tempered(r.logw, r.logL, beta))) for r in rounds]
-            logw = np.concatenate(sets)
-            target = np.logaddexp(target, _normal(logw) + np.log(share))
+            target = np.logaddexp(target, _normal(np.concatenate(sets)) + np.log(share))
         alike = np.pad(found.alike[nested], (0, len(x) - nested.sum()), constant_values=-np.inf)
         target = _blended(target, alike, MODE_SHARE * found.held)
         out.append(tools.fit(k, states[fold], _training_rows(rng, x, target)))
@@ -354,6 +358,11 @@ def draw(key, tools, flows, n, spent):
         both = np.array([_logq(tools, flows, f, x) for f in (0, 1)])
         mixture = np.logaddexp(*both) - np.log(2)
         parts.append(Draws(x, logL, blobs, logp - both[fold], logp - mixture, np.full(BATCH, fold)))
+    return together(parts)
+
+
+def together(parts):
+    """Join `Draws`."""
     return Draws(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 

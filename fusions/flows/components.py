@@ -79,14 +79,25 @@ def draw_mixture(key, base, n):
     return spread_out(base, k, jax.random.normal(k_normal, (n, base.means.shape[1]), base.means.dtype))
 
 
-def widened(base, shares, scales):
-    """Give each component several widths: a share of its draws from it made so many times wider, for each of them."""
-    logs = jnp.log(jnp.array(shares, base.means.dtype))
-    return Components(
-        jnp.concatenate([base.logweights + log for log in logs]),
-        jnp.tile(base.means, (len(shares), 1)),
-        jnp.concatenate([scale * base.factors for scale in scales]),
-    )
+def mixed(*parts):
+    """Join mixtures, given as pairs (share, `Components`)."""
+    columns = zip(*((base.logweights + jnp.log(share), base.means, base.factors) for share, base in parts), strict=True)
+    return Components(*map(jnp.concatenate, columns))
+
+
+def widened(base, scale):
+    """Make each component so many times wider."""
+    return base._replace(factors=scale * base.factors)
+
+
+def elongated(base, scale, period):
+    """Make each component so many times longer along its longest axis, but no wider than `MOST_TURN` of a circle."""
+    cov = base.factors @ jnp.swapaxes(base.factors, 1, 2)
+    variances, directions = jnp.linalg.eigh(cov)
+    long = jnp.sqrt(variances[:, -1:]) * directions[:, :, -1]
+    room = (MOST_TURN * period) ** 2 - jnp.diagonal(cov, axis1=1, axis2=2)
+    more = jnp.clip(jnp.min(room / (long**2 + 1e-12), axis=1), 0.0, scale**2 - 1)
+    return base._replace(factors=jnp.linalg.cholesky(cov + more[:, None, None] * long[:, :, None] * long[:, None, :]))
 
 
 def far_points(key, y, weights, k, period):

@@ -13,9 +13,11 @@ from fusions.flows.cnf import coordinates, features
 from fusions.flows.components import (
     Components,
     draw_mixture,
+    elongated,
     fit_components,
     inverse_factors,
     log_shares,
+    mixed,
     mixture_logprob,
     rescaled,
     spread_out,
@@ -86,13 +88,15 @@ class MixtureCNF:
     """Settings of a continuous normalising flow whose base is a Gaussian mixture.
 
     Each data point is paired with a draw from its own component (by responsibility), so modes far apart need no long paths. A share of
-    each component is wider, which keeps importance weights bounded where the flow is too narrow.
+    each component is wider, and one is longer along its longest axis: this keeps importance weights bounded where the flow is too narrow,
+    and reaches on along ridges.
 
     Attributes
     ----------
     components : number of Gaussians of the base, at most; fewer where `EM_ROWS` would not tell their covariances.
     kernels, least_share : number of kernels beside the flow (`with_others`), and the least share of the draws that they and it get.
     wide_share, wide_scale : share of draws from widened components, and how much wider they are.
+    long_share, long_scale : share of draws from components made longer, and how much longer they are.
     width, depth : units per hidden layer, number of hidden layers.
     ode_steps : steps of the ODE solver.
     training : settings of the fit.
@@ -101,8 +105,10 @@ class MixtureCNF:
     components: int = 24
     kernels: int = 1024
     least_share: float = 0.1
-    wide_share: float = 0.15
+    wide_share: float = 0.1
     wide_scale: float = 1.5
+    long_share: float = 0.1
+    long_scale: float = 3.0
     width: int = 128
     depth: int = 3
     ode_steps: int = 8
@@ -130,11 +136,13 @@ class MixtureCNF:
 
             return velocity, local
 
-        def spread(base):
-            return widened(base, (1 - self.wide_share, self.wide_share), (1.0, self.wide_scale))
+        def spread(base, period):
+            wide, long = widened(base, self.wide_scale), elongated(base, self.long_scale, period)
+            return mixed((1 - self.wide_share - self.long_share, base), (self.wide_share, wide), (self.long_share, long))
 
         def draw_base(key, state, n):
-            return wrap(draw_mixture(key, spread(state.base), n), period_of(state))
+            period = period_of(state)
+            return wrap(draw_mixture(key, spread(state.base, period), n), period)
 
         def unwhitened(state, y):
             return space.wrap(state.shift + y @ state.scale.T)
@@ -179,7 +187,8 @@ class MixtureCNF:
             return unwhitened(state, space.layout.rowwise(lambda y: move(y)[0])(draw_base(key, state, n)))
 
         def base_logq(state, y0, logdet, period):
-            return mixture_logprob(spread(state.base), y0, period, space.periodic) - logdet - jnp.sum(jnp.log(jnp.diag(state.scale)))
+            log_base = mixture_logprob(spread(state.base, period), y0, period, space.periodic)
+            return log_base - logdet - jnp.sum(jnp.log(jnp.diag(state.scale)))
 
         def logq_rows(state, x):
             period = period_of(state)
