@@ -34,9 +34,9 @@ class Headline(NamedTuple):
 def choose(volumes, refined, memory=0.0):
     """Choose the headline.
 
-    Importance sampling has the smallest error, and is wrong without knowing it where its flows have no mass. It is reported if its own
-    weights are well behaved, if it agrees between rounds, and if the bridge to posterior points that its flows were not trained on finds
-    no mass outside. Otherwise the volumes are.
+    Importance sampling has the smallest error, and is wrong without knowing it where its flows have no mass. Where it disagrees with the
+    bridge to posterior points that its flows were not trained on, or with the round before, that difference is a part of its error. It is
+    reported unless a check fails and the error of the volumes is smaller.
 
     Parameters
     ----------
@@ -50,44 +50,82 @@ def choose(volumes, refined, memory=0.0):
     """
     if refined is None:
         return Headline("volumes", *volumes, "nested-sampling volumes; there was no refine phase", _short_walks(memory))
+    logZ, err = refined["importance"][0], _error(refined)
+    faults = _failed(refined)
+    if faults and err >= volumes[1]:
+        reason = "nested-sampling volumes, because a check of importance sampling failed"
+        return Headline("volumes", *volumes, reason, (*faults, *_short_walks(memory)))
+    reason = "importance sampling: its weights, rounds and coverage passed their checks"
+    if faults:
+        reason = "importance sampling: a check failed, but with what it disagrees by its error is smaller than that of the volumes"
+    return Headline("importance", logZ, err, reason, (*faults, *_doubts((logZ, err), volumes, refined, bool(faults))))
+
+
+def _gap(refined):
+    """Return by how much importance and bridge sampling differ, 0 if chance allows it."""
+    gap, err = refined["coverage"]
+    return gap if abs(gap) > SIGMAS * err else 0.0
+
+
+def _step(refined):
+    """Return by how much the final draws and the last round before differ, 0 if chance allows it."""
+    (logZ, err), (last, last_err) = refined["importance"], refined["rounds"][-1][:2]
+    return logZ - last if abs(logZ - last) > SIGMAS * np.hypot(err, last_err) else 0.0
+
+
+def _few(refined):
+    """Decide whether few draws carry the importance estimate."""
+    ess = refined["ess"]
+    return (refined["khat"] > TRUSTED_KHAT and ess < LEAST_SHARE * refined["n_draws"]) or ess < LEAST_ESS
+
+
+def _error(refined):
+    """Return the error of importance sampling, what it disagrees by included."""
+    return float(np.sqrt(refined["importance"][1] ** 2 + _gap(refined) ** 2 + _step(refined) ** 2))
+
+
+def _failed(refined):
+    """List the checks that importance sampling failed, with advice."""
     (logZ, err), (gap, gap_err), (last, last_err) = refined["importance"], refined["coverage"], refined["rounds"][-1][:2]
     faults = []
-    if (refined["khat"] > TRUSTED_KHAT and refined["ess"] < LEAST_SHARE * refined["n_draws"]) or refined["ess"] < LEAST_ESS:
+    if _few(refined):
         faults.append(
             f"few draws carry the importance estimate (Pareto k-hat {refined['khat']:.2f}, ESS {refined['ess']:,.0f}): the flows miss a "
             "part of the posterior. Run again with twice the live points, or give the refine phase more rounds."
         )
-    if abs(gap) > SIGMAS * gap_err:
+    if _gap(refined):
         faults.append(
             f"importance and bridge sampling differ by {gap:+.3f} +- {gap_err:.3f} nats: flows and posterior points do not cover the same "
             "region. Run again with twice the live points."
         )
-    if abs(logZ - last) > SIGMAS * np.hypot(err, last_err):
+    if _step(refined):
         faults.append(
             f"the last two rounds differ ({last:.3f} +- {last_err:.3f}, then {logZ:.3f} +- {err:.3f}): give the refine phase more rounds."
         )
-    if faults:
-        return Headline(
-            "volumes", *volumes, "nested-sampling volumes, because a check of importance sampling failed", (*faults, *_short_walks(memory))
-        )
+    return faults
+
+
+def _doubts(estimate, volumes, refined, failed):
+    """List what warns of an importance estimate (ln Z, error) that is reported; shares of draws only if no check has `failed`."""
+    (logZ, err), doubts = estimate, []
     if abs(logZ - volumes[0]) > SIGMAS * np.hypot(err, volumes[1]):
-        faults.append(
+        doubts.append(
             f"importance sampling ({logZ:.3f} +- {err:.3f}) and volumes ({volumes[0]:.2f} +- {volumes[1]:.2f}) disagree: one of them lost "
             "or never found a part of the posterior. Run again with another seed and twice the live points."
         )
     if not refined["chains"]["settled"]:
-        faults.append(
+        doubts.append(
             f"the chains at the posterior have not settled after {refined['chains']['n_moves']:,} moves (they drift by "
             f"{refined['chains']['drift']:.1f} standard errors, or each has seen but a part): a part of it fills slowly, and "
             "what the flows did not reach is missing. Run again with twice the live points."
         )
     share = refined["ess"] / refined["n_draws"]
-    if share < SURE_SHARE and refined["khat"] > FINITE_KHAT:
-        faults.append(
+    if not failed and share < SURE_SHARE and refined["khat"] > FINITE_KHAT:
+        doubts.append(
             f"only {share:.0%} of the draws are effective: the flows fit a part of the posterior badly and may miss another, so the error "
             'of ln Z may be several times larger than claimed. Run again with twice the live points, or with cost="cheap".'
         )
-    return Headline("importance", logZ, err, "importance sampling: its weights, rounds and coverage passed their checks", tuple(faults))
+    return doubts
 
 
 def _short_walks(memory):

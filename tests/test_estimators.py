@@ -79,13 +79,14 @@ GOOD = {
     ("change", "name", "words"),
     [
         ({}, "importance", None),
-        ({"khat": 0.9, "ess": 300.0, "n_draws": 4096}, "volumes", "few draws carry"),
+        ({"khat": 0.9, "ess": 300.0, "n_draws": 4096}, "importance", "few draws carry"),
+        ({"importance": (-1.0, 0.2), "khat": 0.9, "ess": 30.0, "n_draws": 4096}, "volumes", "few draws carry"),
         ({"khat": 0.9, "ess": 300.0}, "importance", "only 15% of the draws are effective"),
         ({"khat": 0.9}, "importance", None),
         ({"ess": 900.0}, "importance", None),
         ({"ess": 900.0, "khat": 0.6}, "importance", "only 44% of the draws are effective"),
-        ({"ess": 100.0, "n_draws": 120}, "volumes", "few draws carry"),
-        ({"coverage": (0.05, 0.01)}, "volumes", "importance and bridge sampling differ by +0.050"),
+        ({"ess": 100.0, "n_draws": 120}, "importance", "few draws carry"),
+        ({"coverage": (0.15, 0.01)}, "volumes", "importance and bridge sampling differ by +0.150"),
         ({"rounds": [[-1.2, 0.01, 0.7]]}, "volumes", "the last two rounds differ"),
         ({"chains": {"n_moves": 999, "drift": 7.5, "settled": False}}, "importance", "have not settled after 999 moves"),
         ({"importance": (-2.0, 0.01), "rounds": [[-2.0, 0.01, 0.7]]}, "importance", "disagree: one of them lost"),
@@ -99,11 +100,27 @@ def test_headline_follows_the_checks(change, name, words):
     assert words is None or words in headline.warnings[0]
 
 
+@pytest.mark.parametrize(
+    ("change", "err"),
+    [
+        ({"coverage": (0.05, 0.01)}, np.hypot(0.01, 0.05)),
+        ({"rounds": [[-1.06, 0.01, 0.7]]}, np.hypot(0.01, 0.06)),
+        ({"coverage": (-0.05, 0.01), "rounds": [[-1.06, 0.01, 0.7]]}, np.sqrt(0.01**2 + 0.05**2 + 0.06**2)),
+    ],
+)
+def test_what_estimates_disagree_by_is_a_part_of_the_error(change, err):
+    headline = choose((-1.05, 0.1), {**GOOD, **change})
+    assert (headline.name, headline.logZ) == ("importance", -1.0)
+    assert headline.logZ_err == pytest.approx(err)
+    assert len(headline.warnings) == len(change)
+    assert "a check failed" in headline.reason
+
+
 def test_headline_without_refinement_is_the_volumes():
     assert choose((-1.05, 0.1), None)[:3] == ("volumes", -1.05, 0.1)
 
 
-@pytest.mark.parametrize("refined", [None, {**GOOD, "khat": 0.9, "ess": 300.0, "n_draws": 4096}, GOOD])
+@pytest.mark.parametrize("refined", [None, {**GOOD, "coverage": (0.15, 0.01)}, GOOD])
 def test_volumes_from_short_walks_carry_a_warning(refined):
     """Importance sampling does not care how long the walks were."""
     count = [len(choose((-1.05, 0.1), refined, memory).warnings) for memory in (0.3, 0.45)]

@@ -165,9 +165,8 @@ def refine(key, rng, settings, tools, points, budget, most, spent, expired):
     points = points._replace(x=tools.enter(points.x))
     modes, n_calls = _surveyed(rng, tools, points, budget, spent)
     budget, most = budget - n_calls, most - n_calls
-    betas = betas_of(points)
     points, found = joined(points, modes)
-    chains = _chains(k_chains, rng, tools, points, betas, found, budget, most, spent, expired)
+    chains = _chains(k_chains, rng, tools, points, found, budget, most, spent, expired)
     budget = int(min(max(budget - chains.n_calls, LEAST_LEFT * budget), most - chains.n_calls))
     per_round = UNIT * int(np.clip(max(budget, chains.n_calls) * ROUND_SHARE / UNIT, 1, 4))
     flows, rounds, history, best_share, left = [[tools.init(k) for k in jax.random.split(k_init)]], [], [], 0.0, budget
@@ -204,10 +203,10 @@ def refine(key, rng, settings, tools, points, budget, most, spent, expired):
     return Refined(estimate, bridged, coverage, ode_error, np.array(history), draws, best, chains, modes.logZ)
 
 
-def _chains(key, rng, tools, points, betas, found, budget, most, spent, expired):
-    """Run chains from the posterior, from the two `betas` before it, and from the modes found, both by their masses and all alike."""
+def _chains(key, rng, tools, points, found, budget, most, spent, expired):
+    """Run chains from the posterior, from the two betas before it, and from the modes found, both by their masses and all alike."""
     starts = np.logaddexp.reduce(
-        [np.log(s) + _normal(tempered(points.logw, points.logL, b)) for s, b in zip(START_SHARES, (1.0, *betas), strict=True)]
+        [np.log(s) + _normal(tempered(points.logw, points.logL, b)) for s, b in zip(START_SHARES, (1.0, *betas_of(points)), strict=True)]
     )
     known = points._replace(logw=_blended(_normal(points.logw), found.alike, MODE_SHARE * found.held))
     starts = _blended(_blended(starts, found.masses, MODE_STARTS * found.held), found.alike, MODE_SHARE * found.held)
@@ -297,8 +296,8 @@ def betas_of(points):
 
     def information(beta):
         logw = _normal(tempered(points.logw, points.logL, beta))
-        p = np.exp(logw)
-        return float(np.sum(p[p > 0] * (logw - base)[p > 0]))
+        seen = np.exp(logw) > 0
+        return float(np.sum(np.exp(logw[seen]) * (logw[seen] - base[seen])))
 
     def solve(wanted):
         low, high = 0.0, 1.0
