@@ -368,8 +368,11 @@ def test_hanging_call_in_an_executor_ends_the_run(switch):
     with concurrent.futures.ProcessPoolExecutor(2, mp_context=SPAWN) as pool:
         with pytest.raises(LikelihoodError, match=r"longer than timeout = 5 s at x=0.5\d*, y="):
             evaluate(pool=pool, timeout=5)
-        for worker in multiprocessing.active_children():
+        workers = multiprocessing.active_children()
+        for worker in workers:
             worker.kill()
+        for worker in workers:
+            worker.join()
 
 
 def test_executor_whose_worker_dies(switch):
