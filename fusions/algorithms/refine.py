@@ -162,14 +162,12 @@ def refine(key, rng, settings, tools, points, budget, most, spent, expired):
     if budget < 3 * UNIT:
         return None
     k_init, k_rounds, k_final, k_check, k_chains = jax.random.split(key, 5)
-    points = points._replace(x=tools.enter(points.x))
-    modes, n_calls = _surveyed(rng, tools, points, budget, spent)
+    points, found, modes, n_calls = _surveyed(rng, tools, points._replace(x=tools.enter(points.x)), budget, spent)
     budget, most = budget - n_calls, most - n_calls
-    points, found = joined(points, modes)
     chains = _chains(k_chains, rng, tools, points, found, budget, most, spent, expired)
     budget = int(min(max(budget - chains.n_calls, LEAST_LEFT * budget), most - chains.n_calls))
     per_round = UNIT * int(np.clip(max(budget, chains.n_calls) * ROUND_SHARE / UNIT, 1, 4))
-    flows, rounds, history, best_share, left = [[tools.init(k) for k in jax.random.split(k_init)]], [], [], 0.0, budget
+    flows, rounds, history, best_share = [[tools.init(k) for k in jax.random.split(k_init)]], [], [], 0.0
 
     def fitted(i, flows):
         """Fit once more, and give the flows of the last fits and a key to draw from them."""
@@ -180,26 +178,25 @@ def refine(key, rng, settings, tools, points, budget, most, spent, expired):
         flows, k_draw = fitted(i, flows)
         rounds.append(draw(k_draw, tools, flows, per_round, spent))
         now = importance(rounds[-1].logw)
-        if now.ess / per_round >= best_share:
-            best, best_share = flows, now.ess / per_round
-        history.append((now.logZ, now.logZ_err, now.ess / per_round))
-        left -= per_round
+        history.append(_record(now, per_round))
+        if history[-1][-1] >= best_share:
+            best, best_share = flows, history[-1][-1]
         kept = rounds[-1:] if i and best is flows and best_share > GOOD_SHARE else []
         wanted = min((1 / max(best_share, 1e-9) - 1) / settings.error**2, settings.max_draws) - per_round * len(kept)
         needed = max(min(wanted, FINAL_SHARE * budget), per_round)
-        if _settled(history, now.khat, chains.settled) or left - per_round < needed or expired():
+        if _settled(history, now.khat, chains.settled) or budget - per_round * (len(rounds) + 1) < needed or expired():
             break
-    fresh = draw(k_final, tools, best, whole_units(min(wanted, left)), spent)
+    fresh = draw(k_final, tools, best, whole_units(min(wanted, budget - per_round * len(rounds))), spent)
     draws, history = together([*kept, fresh]), history[: len(history) - len(kept)]
     estimate, n = importance(draws.logw), len(draws.x)
     if _uneven(estimate, n) and sum(len(r.x) for r in rounds) + len(fresh.x) + n <= most - chains.n_calls and not expired():
         rounds.append(fresh)
-        history.append((estimate.logZ, estimate.logZ_err, estimate.ess / n))
+        history.append(_record(estimate, n))
         best, k_draw = fitted(settings.max_rounds, best)
         draws = draw(k_draw, tools, best, n, spent)
         estimate = importance(draws.logw)
-    ode_error = float(np.sqrt(np.mean(tools.roundtrip(k_check, best[0][0]) ** 2)))
     bridged, coverage = _bridge(rng, tools, best, chains, draws, estimate.logZ)
+    ode_error = _rms(tools.roundtrip(k_check, best[0][0]))
     return Refined(estimate, bridged, coverage, ode_error, np.array(history), draws, best, chains, modes.logZ)
 
 
@@ -212,6 +209,16 @@ def _chains(key, rng, tools, points, found, budget, most, spent, expired):
     starts = _blended(_blended(starts, found.masses, MODE_STARTS * found.held), found.alike, MODE_SHARE * found.held)
     most = min(CHAIN_BUDGET * budget, most // 2, most - 2 * UNIT)
     return run_chains(key, rng, tools.kernel, tools.target, known, starts, found.held, tools.periodic, budget, most, spent, expired)
+
+
+def _record(estimate, n):
+    """Return what is kept of a round of n draws: ln Z, its error, effective fraction."""
+    return estimate.logZ, estimate.logZ_err, estimate.ess / n
+
+
+def _rms(x):
+    """Compute the root mean square."""
+    return float(np.sqrt(np.mean(x**2)))
 
 
 def whole_units(n):
@@ -261,7 +268,7 @@ def _train(key, rng, tools, states, points, chains, rounds, found):
 
 
 def _surveyed(rng, tools, points, budget, spent):
-    """Look for modes; returns a `Survey` and the likelihood calls that it took."""
+    """Look for modes; returns points and `Found` of `joined`, the `Survey`, and the likelihood calls that it took."""
     used = 0
 
     def evaluate(x):
@@ -274,7 +281,8 @@ def _surveyed(rng, tools, points, budget, spent):
             used += n_calls
         return logL, logprior
 
-    return survey(rng, points, evaluate, tools.periodic, tools.bounds, SURVEY_SHARE * budget), used
+    modes = survey(rng, points, evaluate, tools.periodic, tools.bounds, SURVEY_SHARE * budget)
+    return *joined(points, modes), modes, used
 
 
 def _blended(logw, other, share):

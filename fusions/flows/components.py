@@ -22,6 +22,13 @@ class Components(NamedTuple):
     factors: Any
 
 
+class Axes(NamedTuple):
+    """Principal axes of k components, longest last: column a of `directions[k]` (d, d), `widths[k, a]` the standard deviation along it."""
+
+    directions: Any
+    widths: Any
+
+
 def standard_components(k, dim, dtype):
     """Make k equal standard normal components."""
     return Components(jnp.full(k, -jnp.log(k), dtype), jnp.zeros((k, dim), dtype), jnp.tile(jnp.eye(dim, dtype=dtype), (k, 1, 1)))
@@ -90,11 +97,21 @@ def widened(base, scale):
     return base._replace(factors=scale * base.factors)
 
 
+def covariances(base):
+    """Return the covariance (k, d, d) of each component."""
+    return base.factors @ jnp.swapaxes(base.factors, 1, 2)
+
+
+def principal_axes(base):
+    """Return the `Axes` of components."""
+    variances, directions = jnp.linalg.eigh(covariances(base))
+    return Axes(directions, jnp.sqrt(jnp.maximum(variances, jnp.finfo(variances.dtype).tiny)))
+
+
 def elongated(base, scale, period):
     """Make each component so many times longer along its longest axis, but no wider than `MOST_TURN` of a circle."""
-    cov = base.factors @ jnp.swapaxes(base.factors, 1, 2)
-    variances, directions = jnp.linalg.eigh(cov)
-    long = jnp.sqrt(variances[:, -1:]) * directions[:, :, -1]
+    cov, axes = covariances(base), principal_axes(base)
+    long = axes.widths[:, -1:] * axes.directions[:, :, -1]
     room = (MOST_TURN * period) ** 2 - jnp.diagonal(cov, axis1=1, axis2=2)
     more = jnp.clip(jnp.min(room / (long**2 + 1e-12), axis=1), 0.0, scale**2 - 1)
     return base._replace(factors=jnp.linalg.cholesky(cov + more[:, None, None] * long[:, :, None] * long[:, None, :]))

@@ -14,6 +14,7 @@ from fusions.flows.components import (
     inverse_factors,
     log_shares,
     log_volume,
+    principal_axes,
     rescaled,
     spread_out,
     standard_components,
@@ -35,19 +36,6 @@ class JumpParams(NamedTuple):
     scale: Any
     base: Components
     axes: Any
-
-
-class Axes(NamedTuple):
-    """Principal axes of k components: column a of `directions[k]` (d, d) is an axis, `widths[k, a]` the standard deviation along it."""
-
-    directions: Any
-    widths: Any
-
-
-def principal_axes(base):
-    """Return the `Axes` of components."""
-    variances, directions = jnp.linalg.eigh(base.factors @ jnp.swapaxes(base.factors, 1, 2))
-    return Axes(directions, jnp.sqrt(jnp.maximum(variances, jnp.finfo(variances.dtype).tiny)))
 
 
 def slide(key, axes, y, i, share):
