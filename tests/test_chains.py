@@ -6,17 +6,12 @@ import oracles
 import pytest
 from scipy.special import ndtri
 
-from fusions.algorithms.chains import FALSE_ALARM, FEWEST, KEPT, Chains, _drift, chains_for, run_chains
+from fusions.algorithms.chains import FALSE_ALARM, FEWEST, KEPT, SWEEP, WARM_UP, Chains, _drift, chains_for, run_chains
 from fusions.algorithms.refine import Refine
 from fusions.engine import make_tools
 from fusions.evidence import Points
 
 WEIGHTS = np.array([0.4, 0.3, 0.2, 0.1])  # of the modes of the oracle `mixture`
-
-
-def never():
-    """Tell that there is time left."""
-    return False
 
 
 def nested_points(problem, theta, width=20.0):
@@ -29,6 +24,12 @@ def nested_points(problem, theta, width=20.0):
 def entered(tools, points):
     """Bring points into the coordinates of the chains."""
     return points._replace(x=tools.enter(points.x))
+
+
+def chains_from(tools, start, rng, seed, calls, held=0.0, spent=lambda n: None):
+    """Run chains from points until they have settled or the calls are spent."""
+    key = jax.random.key(seed)
+    return run_chains(key, rng, tools.kernel, tools.target, start, start.logw, held, tools.periodic, calls, calls, spent, lambda: False)
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +49,7 @@ def mixture():
     tools, traces = make_tools(problem, Refine())
     spent = []
     start = entered(tools, nested_points(problem, theta))
-    chains = run_chains(
-        jax.random.key(1), rng, tools.kernel, tools.target, start, start.logw, 0.0, tools.periodic, 400_000, 400_000, spent.append, never
-    )
+    chains = chains_from(tools, start, rng, 1, 400_000, spent=spent.append)
     return problem, centres, chains._replace(x=tools.leave(chains.x)), spent, traces
 
 
@@ -78,7 +77,7 @@ def test_there_are_as_many_chains_as_the_budget_lets_make_their_moves():
     assert chains_for(10, 1_000_000) == 256
 
 
-def test_kernels_are_tuned_on_the_other_fold_once_chains_have_settled(plane):
+def test_kernels_are_tuned_on_the_other_fold_after_a_while(plane):
     problem, tools = plane
     rng, tuned = np.random.default_rng(7), []
     start = entered(tools, nested_points(problem, 5 + 0.5 * rng.standard_normal((400, 2))))
@@ -87,26 +86,35 @@ def test_kernels_are_tuned_on_the_other_fold_once_chains_have_settled(plane):
         tuned.append({tuple(row) for row in population.x.tolist()})
         return tools.kernel.tune(key, population, params, info)
 
-    kernel = tools.kernel._replace(tune=tune)
-    chains = run_chains(
-        jax.random.key(8), rng, kernel, tools.target, start, start.logw, 0.0, tools.periodic, 50_000, 50_000, lambda n: None, never
-    )
+    chains = chains_from(tools._replace(kernel=tools.kernel._replace(tune=tune)), start, rng, 8, 50_000)
     assert chains.settled
     of = [{tuple(row) for row in start.x[start.fold == f].tolist()} for f in (0, 1)]
-    assert all(rows & of[0] and rows & of[1] for rows in tuned[:2])
-    for fold, rows in enumerate(tuned[-2:]):
-        assert rows & of[1 - fold]
-        assert not rows & of[fold]
-        assert not rows & {tuple(row) for row in chains.x[:, fold::2].reshape(-1, 2).tolist()}
+    own = 2 * WARM_UP // SWEEP
+    assert all(rows & of[0] and rows & of[1] for rows in tuned[:own])
+    assert len(tuned) > own
+    for i, rows in enumerate(tuned[own:]):
+        assert rows & of[1 - i % 2]
+        assert not rows & of[i % 2]
+        assert not rows & {tuple(row) for row in chains.x[:, i % 2 :: 2].reshape(-1, 2).tolist()}
+
+
+def test_chains_keep_the_posterior_that_they_start_from():
+    """Chains whose kernels are always tuned on their own places lose its tails: mean log L -0.80."""
+    problem, rng, means = oracles.rosenbrock(2).problem, np.random.default_rng(12), []
+    tools, _ = make_tools(problem, Refine())
+    for seed in range(12):
+        first = 1 + np.sqrt(0.5) * rng.standard_normal(4000)
+        theta = np.column_stack([first, first**2 + np.sqrt(0.005) * rng.standard_normal(4000)])
+        start = entered(tools, nested_points(problem, theta[np.all(np.abs(theta) < 5, axis=1)], width=10.0))
+        means.append(chains_from(tools, start, rng, seed, 20_000).logL.mean())
+    exact = -0.9211  # quadrature over the first parameter
+    assert abs(np.mean(means) - exact) < 3 * np.std(means, ddof=1) / np.sqrt(len(means))
 
 
 def ends(problem, tools, theta, held):
     """Run chains from theta (n, d), far less than the posterior of a mode is wide, with enough calls to go anywhere."""
     start = entered(tools, nested_points(problem, theta))
-    rng = np.random.default_rng(10)
-    return run_chains(
-        jax.random.key(11), rng, tools.kernel, tools.target, start, start.logw, held, tools.periodic, 20_000, 20_000, lambda n: None, never
-    )
+    return chains_from(tools, start, np.random.default_rng(10), 11, 20_000, held)
 
 
 def test_half_the_chains_go_on_where_modes_are_known(plane):
@@ -140,16 +148,15 @@ def test_folds_keep_apart(mixture):
 
 def test_a_lost_tail_fills_and_the_chains_know_that_it_is_not_full():
     oracle = oracles.rosenbrock(4)
-    rng = np.random.default_rng(2)
-    theta = 0.05 * rng.standard_normal((400, 4))
     tools, _ = make_tools(oracle.problem, Refine())
-    start = entered(tools, nested_points(oracle.problem, theta, width=10.0))
-    chains = run_chains(
-        jax.random.key(3), rng, tools.kernel, tools.target, start, start.logw, 0.0, tools.periodic, 30_000, 30_000, lambda n: None, never
-    )
-    last = oracle.problem.prior.theta_rows(tools.leave(chains.x.reshape(-1, 4)))[:, 3]
-    assert np.mean(last) > 0.2  # exact 0.818, at the start 0
-    assert not chains.settled
+    means = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        start = entered(tools, nested_points(oracle.problem, 0.05 * rng.standard_normal((400, 4)), width=10.0))
+        chains = chains_from(tools, start, rng, seed, 30_000)
+        means.append(oracle.problem.prior.theta_rows(tools.leave(chains.x.reshape(-1, 4)))[:, 3].mean())
+        assert not chains.settled
+    assert np.mean(means) > 0.2  # exact 0.818, at the start 0
 
 
 def test_budget_is_kept(plane):
@@ -157,9 +164,7 @@ def test_budget_is_kept(plane):
     rng = np.random.default_rng(4)
     start = entered(tools, nested_points(problem, 5 + 0.5 * rng.standard_normal((400, 2))))
     spent = []
-    chains = run_chains(
-        jax.random.key(5), rng, tools.kernel, tools.target, start, start.logw, 0.0, tools.periodic, 3000, 3000, spent.append, never
-    )
+    chains = chains_from(tools, start, rng, 5, 3000, spent=spent.append)
     assert sum(spent) <= 3000
     assert chains.n_moves >= 8
 

@@ -2,8 +2,8 @@
 
 A kernel leaves the prior above a contour invariant. A chain at the posterior draws the contour of each move below its own likelihood,
 log L* = log L + ln(u) with uniform u (slice sampling, Neal 2003, doi:10.1214/aos/1056562461), so that the same kernels serve. Kernels
-are tuned on the places of all chains until these seem settled, and then, for as many moves again, on those of the fold that they do
-not move: chains that tune their own kernel are narrower than the posterior.
+are tuned on the places of the fold that they do not move: chains that tune their own kernel lose the tails of the posterior, and move on
+for ever. They do so for a short while, since it brings in those that start far out.
 """
 
 from statistics import NormalDist
@@ -18,7 +18,7 @@ from fusions.types import Population, Walkers
 CHAINS_PER_DIM, FEWEST, MOST = 32, 64, 256  # chains
 SWEEP = 8  # moves between two fits of the kernel, later this share of all moves so far
 KEPT = 16  # places in the last third of each chain that are kept
-APART = 2  # times the moves until chains seem settled, when they may end
+WARM_UP = 32  # moves with kernels that are tuned on all chains, not in the last two thirds of any
 REMEMBERED = 1024  # places of each chain in memory; from there on every second one
 ROWS = 4096  # points that the kernel is fitted to
 NESTED_ROWS = 1024  # of these from the nested run, so that no mode is forgotten
@@ -94,10 +94,10 @@ def run_chains(key, rng, kernel, target, points, starts, held, periodic, budget,
     x, logL, used = points.x[start], points.logL[start], 0
     k_init, k_loop = jax.random.split(key)
     params = [kernel.init_params(k, _population(rng, points, [], (0, 1))) for k in jax.random.split(k_init)]
-    places, logLs, made, stride, settled, burnt = [], [], 0, 1, False, None
+    places, logLs, made, stride, settled = [], [], 0, 1, False
     while True:
         k_tune, k_walk = jax.random.split(jax.random.fold_in(k_loop, made))
-        sources = ((0, 1), (0, 1)) if burnt is None else ((1,), (0,))
+        sources = ((0, 1), (0, 1)) if made < WARM_UP else ((1,), (0,))
         fits = zip(jax.random.split(k_tune), sources, params, strict=True)
         params = [kernel.tune(k, _population(rng, points, places, folds), p, None) for k, folds, p in fits]
         n_moves = max(SWEEP, made // SWEEP)
@@ -114,10 +114,8 @@ def run_chains(key, rng, kernel, target, points, starts, held, periodic, budget,
         heights = np.array(logLs)
         drift, calm = _drift(np.array(places), heights, periodic)
         settled = calm and _between(heights) < most_between
-        enough = made >= LEAST_MOVES * x.shape[1] ** 2 or used > LEAST_SHARE * budget
-        if burnt is None and settled and before:
-            burnt = made
-        if (enough and settled and burnt and made >= APART * burnt) or most - used < n_chains * max(SWEEP, made // SWEEP) or expired():
+        enough = made >= 3 * WARM_UP and (made >= LEAST_MOVES * x.shape[1] ** 2 or used > LEAST_SHARE * budget)
+        if (enough and settled and before) or most - used < n_chains * max(SWEEP, made // SWEEP) or expired():
             break
     kept = np.linspace(2 * len(places) // 3, len(places) - 1, KEPT).astype(int)
     return Chains(np.array([places[i] for i in kept]), np.array([logLs[i] for i in kept]), fold, made, used, drift, settled)
