@@ -2,8 +2,8 @@
 
 A kernel leaves the prior above a contour invariant. A chain at the posterior draws the contour of each move below its own likelihood,
 log L* = log L + ln(u) with uniform u (slice sampling, Neal 2003, doi:10.1214/aos/1056562461), so that the same kernels serve. Kernels
-are tuned on the places of the fold that they do not move: chains that tune their own kernel lose the tails of the posterior, and move on
-for ever. They do so for a short while, since it brings in those that start far out.
+are tuned on the places of the fold that they do not move: chains that tune their own kernel lose the tails of the posterior. The first
+`WARM_UP` moves are the exception, with kernels tuned on all chains, which bring in those that start far out.
 """
 
 from statistics import NormalDist

@@ -196,7 +196,7 @@ def refine(key, rng, settings, tools, points, budget, most, spent, expired):
         draws = draw(k_draw, tools, best, n, spent)
         estimate = importance(draws.logw)
     bridged, coverage = _bridge(rng, tools, best, chains, draws, estimate.logZ)
-    ode_error = _rms(tools.roundtrip(k_check, best[0][0]))
+    ode_error = float(np.sqrt(np.mean(tools.roundtrip(k_check, best[0][0]) ** 2)))
     return Refined(estimate, bridged, coverage, ode_error, np.array(history), draws, best, chains, modes.logZ)
 
 
@@ -214,11 +214,6 @@ def _chains(key, rng, tools, points, found, budget, most, spent, expired):
 def _record(estimate, n):
     """Return what is kept of a round of n draws: ln Z, its error, effective fraction."""
     return estimate.logZ, estimate.logZ_err, estimate.ess / n
-
-
-def _rms(x):
-    """Compute the root mean square."""
-    return float(np.sqrt(np.mean(x**2)))
 
 
 def whole_units(n):
