@@ -40,6 +40,7 @@ REFINED = {
     "mixture10": 300, "box_funnel10": 400, "rosenbrock10": 500, "linear_gaussian32": 400,
     **{f"eprv3_set{i}_planets{n}": 500 for n in (0, 1) for i in (1, 2, 3, 4)},
 }  # fmt: skip
+DEEPER = {"box_funnel10": ({"precision": 0.1}, {"max_calls": 200_000})}  # settings of `nested` and of `run` besides n_live
 HOT = dict.fromkeys(("rosenbrock2", "rosenbrock4", "mixture5", "eprv3_set1_planets1"), 2000)
 PLANETS = {f"eprv3_set{i}_planets2": 500 for i in (1, 2, 3, 4)}
 EXTENDED = ("rosenbrock2", "rosenbrock4", "rosenbrock10", "shells5", "eggbox", "box_funnel10", "mixture10")  # of paper/benchmark.py
@@ -111,8 +112,9 @@ def run(config, seeds, only, first):
                 continue
             problem = changed(problems[name].problem, seed) if config == "hot" else problems[name].problem
             start = time.perf_counter()
-            algorithm = fusions.nested(**options, n_live=live[name]) if refined else fusions.nested(**options)
-            result = fusions.run(problem, algorithm, key=seed, refine=refined, progress=False)
+            deeper, limits = DEEPER.get(name, ({}, {})) if refined else ({}, {})
+            settings = options | deeper | ({"n_live": live[name]} if refined else {})
+            result = fusions.run(problem, fusions.nested(**settings), key=seed, refine=refined, progress=False, **limits)
             if result.info["signal"]:
                 sys.exit(f"Stopped by {result.info['signal']}; the rows so far are kept.")
             row = {

@@ -117,7 +117,8 @@ def _doubts(estimate, volumes, refined, failed):
         doubts.append(
             f"the chains at the posterior have not settled after {refined['chains']['n_moves']:,} moves (they drift by "
             f"{refined['chains']['drift']:.1f} standard errors, or each has seen but a part): a part of it fills slowly, and "
-            "what the flows did not reach is missing. Run again with twice the live points."
+            "what the flows did not reach is missing. Run again with twice the live points, or with a smaller precision in nested(), "
+            "so that the nested run goes on further."
         )
     share = refined["ess"] / refined["n_draws"]
     if not failed and share < SURE_SHARE and refined["khat"] > FINITE_KHAT:
