@@ -23,9 +23,9 @@ REMEMBERED = 1024  # places of each chain in memory; from there on every second 
 ROWS = 4096  # points that the kernel is fitted to
 NESTED_ROWS = 1024  # of these from the nested run, so that no mode is forgotten
 MOVES_PER_DIM = 5  # that lead to an independent place, about
-LEAST_MOVES = 2  # times d^2: moves along a ridge are random walks, and a slow drift takes time to show
-CHAIN_SHARE = 0.33  # of the usual budget, in which all chains could make their least moves
-LEAST_SHARE = 0.25  # of the usual budget, which these moves may take at most
+LEAST_MOVES = 6, 2  # times d^2, and if masses of modes are known: moves along a ridge are random walks, and a slow drift takes time to show
+CHAIN_SHARE = 0.33  # of the usual budget, in which all chains could make the fewer of their least moves
+LEAST_SHARE = 1.0, 0.25  # of the usual budget, which these moves may take at most
 MIXED = 0.6  # of the variance of log L lies between chains, at most: along a ridge chains may stand still together, without a drift
 KNOWN = 0.9  # of the posterior in modes that have been found with their masses: half the chains will do, and they need not cross
 FALSE_ALARM = 0.2  # chance that settled chains seem to drift; two looks in a row must be calm
@@ -85,7 +85,7 @@ def run_chains(key, rng, kernel, target, points, starts, held, periodic, budget,
     -------
     Chains
     """
-    known = held > KNOWN
+    known = bool(held > KNOWN)
     n_chains, most_between = chains_for(points.x.shape[1], budget, known=known), np.inf if known else MIXED
     fold, start = np.arange(n_chains) % 2, np.empty(n_chains, int)
     for f in (0, 1):
@@ -114,7 +114,7 @@ def run_chains(key, rng, kernel, target, points, starts, held, periodic, budget,
         heights = np.array(logLs)
         drift, calm = _drift(np.array(places), heights, periodic)
         settled = calm and _between(heights) < most_between
-        enough = made >= 3 * WARM_UP and (made >= LEAST_MOVES * x.shape[1] ** 2 or used > LEAST_SHARE * budget)
+        enough = made >= 3 * WARM_UP and (made >= LEAST_MOVES[known] * x.shape[1] ** 2 or used > LEAST_SHARE[known] * budget)
         if (enough and settled and before) or most - used < n_chains * max(SWEEP, made // SWEEP) or expired():
             break
     kept = np.linspace(2 * len(places) // 3, len(places) - 1, KEPT).astype(int)
@@ -127,7 +127,7 @@ def chains_for(dim, budget, *, known=False):
     Half of them do where the masses of modes are known.
     """
     wanted = np.clip(CHAINS_PER_DIM * dim, 2 * FEWEST, MOST)
-    allowed = min(wanted, CHAIN_SHARE * budget / (LEAST_MOVES * dim**2))
+    allowed = min(wanted, CHAIN_SHARE * budget / (min(LEAST_MOVES) * dim**2))
     return 2 * int(max(allowed / 2 if known else allowed, FEWEST) // 2)
 
 
