@@ -6,6 +6,7 @@ import oracles
 import pytest
 from scipy.special import ndtri
 
+from fusions.algorithms import chains as chains_module
 from fusions.algorithms.chains import FALSE_ALARM, FEWEST, KEPT, SWEEP, WARM_UP, Chains, _drift, chains_for, run_chains
 from fusions.algorithms.refine import Refine
 from fusions.engine import make_tools
@@ -124,16 +125,32 @@ def test_half_the_chains_go_on_where_modes_are_known(plane):
     assert len(few.fold) == len(many.fold) // 2 == 64
 
 
-def test_chains_that_stand_still_have_not_settled(plane):
-    """Each at a likelihood of its own, along a ridge that they cannot follow: no drift is seen, and yet they go on."""
-    problem, tools = plane
-    theta = 5 + 0.5 * np.random.default_rng(9).standard_normal((400, 2))
+def standing_still(tools, n_calls):
+    """Make tools whose kernel moves nothing, at a cost in calls per move."""
 
     def stay(key, state):
         state, proposed, wanted = tools.kernel.propose(key, state)
         return state, proposed, np.zeros_like(wanted)
 
-    stuck = tools._replace(kernel=tools.kernel._replace(propose=stay), target=lambda x: (np.zeros(len(x)), None, None, 2000))
+    return tools._replace(kernel=tools.kernel._replace(propose=stay), target=lambda x: (np.zeros(len(x)), None, None, n_calls))
+
+
+def test_chains_make_more_moves_where_masses_of_modes_are_not_known(plane, monkeypatch):
+    """All at one likelihood and calm from the first look on, so that the least number of moves decides."""
+    problem, tools = plane
+    monkeypatch.setattr(chains_module, "LEAST_MOVES", (50, 30))
+    points = nested_points(problem, 5 + 0.5 * np.random.default_rng(9).standard_normal((400, 2)))
+    start = entered(tools, points._replace(logL=np.zeros(400)))
+    ended = [chains_from(standing_still(tools, 0), start, np.random.default_rng(1), 2, 20_000, held) for held in (0.5, 1.0)]
+    assert all(chains.settled for chains in ended)
+    assert ended[0].n_moves >= 200 > ended[1].n_moves >= 120
+
+
+def test_chains_that_stand_still_have_not_settled(plane):
+    """Each at a likelihood of its own, along a ridge that they cannot follow: no drift is seen, and yet they go on."""
+    problem, tools = plane
+    theta = 5 + 0.5 * np.random.default_rng(9).standard_normal((400, 2))
+    stuck = standing_still(tools, 2000)
     assert not ends(problem, stuck, theta, held=0.5).settled
     assert ends(problem, stuck, theta, held=1.0).settled
 

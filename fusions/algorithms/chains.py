@@ -85,7 +85,7 @@ def run_chains(key, rng, kernel, target, points, starts, held, periodic, budget,
     -------
     Chains
     """
-    known = bool(held > KNOWN)
+    known = held > KNOWN
     n_chains, most_between = chains_for(points.x.shape[1], budget, known=known), np.inf if known else MIXED
     fold, start = np.arange(n_chains) % 2, np.empty(n_chains, int)
     for f in (0, 1):
