@@ -7,7 +7,7 @@ import pytest
 from scipy.special import ndtri
 
 from fusions.algorithms import chains as chains_module
-from fusions.algorithms.chains import FALSE_ALARM, FEWEST, KEPT, SWEEP, WARM_UP, Chains, _drift, chains_for, run_chains
+from fusions.algorithms.chains import FALSE_ALARM, FEWEST, KEPT, SWEEP, WARM_UP, Chains, _between, _drift, chains_for, run_chains
 from fusions.algorithms.refine import Refine
 from fusions.engine import make_tools
 from fusions.evidence import Points
@@ -146,13 +146,30 @@ def test_chains_make_more_moves_where_masses_of_modes_are_not_known(plane, monke
     assert ended[0].n_moves >= 200 > ended[1].n_moves >= 120
 
 
-def test_chains_that_stand_still_have_not_settled(plane):
+@pytest.mark.parametrize("held", [0.5, 1.0])
+def test_chains_that_stand_still_have_not_settled(plane, held):
     """Each at a likelihood of its own, along a ridge that they cannot follow: no drift is seen, and yet they go on."""
     problem, tools = plane
     theta = 5 + 0.5 * np.random.default_rng(9).standard_normal((400, 2))
-    stuck = standing_still(tools, 2000)
-    assert not ends(problem, stuck, theta, held=0.5).settled
-    assert ends(problem, stuck, theta, held=1.0).settled
+    assert not ends(problem, standing_still(tools, 2000), theta, held).settled
+
+
+def test_chains_need_not_mix_as_well_where_modes_are_known(plane, monkeypatch):
+    problem, tools = plane
+    theta = 5 + 0.5 * np.random.default_rng(9).standard_normal((400, 2))
+    monkeypatch.setattr(chains_module, "_between", lambda logL: 0.5)
+    assert not ends(problem, standing_still(tools, 2000), theta, held=0.5).settled
+    assert ends(problem, standing_still(tools, 2000), theta, held=1.0).settled
+
+
+def test_a_few_chains_far_below_the_posterior_do_not_hide_that_the_others_mix():
+    rng = np.random.default_rng(13)
+    mixed, stuck = rng.standard_normal((90, 200)), 0.1 * rng.standard_normal((90, 200)) + rng.standard_normal(200)
+    lost = mixed.copy()
+    lost[:, :2] -= 60
+    assert _between(mixed) < 0.05
+    assert _between(lost) < 0.1
+    assert _between(stuck) > 0.9
 
 
 def test_folds_keep_apart(mixture):

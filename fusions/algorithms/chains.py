@@ -26,8 +26,8 @@ MOVES_PER_DIM = 5  # that lead to an independent place, about
 LEAST_MOVES = 6, 2  # times d^2, and if masses of modes are known: moves along a ridge are random walks, and a slow drift takes time to show
 CHAIN_SHARE = 0.33  # of the usual budget, in which all chains could make the fewer of their least moves
 LEAST_SHARE = 1.0, 0.25  # of the usual budget, which these moves may take at most
-MIXED = 0.6  # of the variance of log L lies between chains, at most: along a ridge chains may stand still together, without a drift
-KNOWN = 0.9  # of the posterior in modes that have been found with their masses: half the chains will do, and they need not cross
+MIXED = 0.4, 0.6  # of the variance of the ranks of log L that lies between chains, at most: on a ridge they may stand still together
+KNOWN = 0.9  # of the posterior in modes that have been found with their masses: half the chains will do, and they need not mix as well
 FALSE_ALARM = 0.2  # chance that settled chains seem to drift; two looks in a row must be calm
 
 
@@ -86,7 +86,7 @@ def run_chains(key, rng, kernel, target, points, starts, held, periodic, budget,
     Chains
     """
     known = held > KNOWN
-    n_chains, most_between = chains_for(points.x.shape[1], budget, known=known), np.inf if known else MIXED
+    n_chains = chains_for(points.x.shape[1], budget, known=known)
     fold, start = np.arange(n_chains) % 2, np.empty(n_chains, int)
     for f in (0, 1):
         pick = np.flatnonzero((points.fold == f) & np.isfinite(starts))
@@ -113,7 +113,7 @@ def run_chains(key, rng, kernel, target, points, starts, held, periodic, budget,
         before = settled
         heights = np.array(logLs)
         drift, calm = _drift(np.array(places), heights, periodic)
-        settled = calm and _between(heights) < most_between
+        settled = calm and _between(heights) < MIXED[known]
         enough = made >= 3 * WARM_UP and (made >= LEAST_MOVES[known] * x.shape[1] ** 2 or used > LEAST_SHARE[known] * budget)
         if (enough and settled and before) or most - used < n_chains * max(SWEEP, made // SWEEP) or expired():
             break
@@ -183,6 +183,10 @@ def _drift(x, logL, periodic):
 
 
 def _between(logL):
-    """Compute the part of the variance of log L (T, c), in the last two thirds, that is between the means of chains."""
+    """Compute the part of the variance of the ranks of log L (T, c), in the last two thirds, that is between the means of chains.
+
+    Ranks, because a few chains that stay where there is next to no posterior would make all of the variance of log L itself.
+    """
     late = logL[len(logL) // 3 :]
-    return float(late.mean(axis=0).var() / (late.var() + 1e-300))
+    ranks = np.argsort(np.argsort(late, axis=None, kind="stable")).reshape(late.shape)
+    return float(ranks.mean(axis=0).var() / ranks.var())
