@@ -119,6 +119,7 @@ def test_survey_finds_the_mass_of_each_mode():
     shares = np.bincount(closest, np.exp(found.logw), minlength=4)
     np.testing.assert_allclose(shares, 1, atol=1e-6)
     np.testing.assert_allclose(found.logL, islands(found.x))
+    assert np.all(found.gaussian)
 
 
 def test_a_mode_that_died_long_before_the_posterior_is_found_again():
@@ -154,6 +155,27 @@ def test_a_single_mode_far_from_gaussian_is_left_to_its_nested_points():
     x, evaluate = along_ridge(rng, 400), Counted(ridge)
     assert len(modes.survey(rng, points_of(x, ridge(x)), evaluate, (False, False), EDGES, np.inf).logZ) == 0
     assert evaluate.n_calls < 500
+
+
+def test_a_curved_mode_is_not_sure():
+    """Draws near its top tell the mass of that part alone."""
+    rng = np.random.default_rng(8)
+
+    def two(x):
+        arc = -0.5 * ((np.hypot(x[:, 0], x[:, 1] + 1) - 1) / 0.02) ** 2 + x[:, 1] + 4
+        return np.logaddexp(arc, normal([0, 2], WIDTH**2).logpdf(x))
+
+    angle, radius = rng.uniform(0, 2 * np.pi, 1000), 1 + 0.02 * rng.standard_normal(1000)
+    x = np.stack([radius * np.sin(angle), radius * np.cos(angle) - 1], axis=1)
+    x = np.concatenate([x, around(rng, np.array([[0, 2]]), WIDTH, 100)])
+    points = points_of(x, two(x))
+    found = modes.survey(rng, points, Counted(two), (False, False), EDGES, np.inf)
+    assert not found.gaussian[np.argmax(found.logZ)]
+    points = points._replace(logZ=np.logaddexp.reduce(found.logZ))
+    _, parts = modes.joined(points, found)
+    np.testing.assert_allclose(parts.held, 1)
+    np.testing.assert_allclose(parts.sure, np.sum(np.exp(found.logZ[found.gaussian] - points.logZ)))
+    assert parts.sure < 0.5
 
 
 def test_calls_are_limited():

@@ -51,6 +51,7 @@ class Survey(NamedTuple):
     logw : (n,) log weights of the posterior, each mode's normalised to one.
     mode : (n,) which mode each is from.
     logZ : (m,) ln of each mode's part of the evidence [nats], to about 0.4.
+    gaussian : (m,) flags, whether it is nearly Gaussian; of others a part may be missing.
     """
 
     x: np.ndarray
@@ -58,6 +59,7 @@ class Survey(NamedTuple):
     logw: np.ndarray
     mode: np.ndarray
     logZ: np.ndarray
+    gaussian: np.ndarray
 
 
 class Found(NamedTuple):
@@ -67,11 +69,13 @@ class Found(NamedTuple):
     ----------
     alike : (n,) log weights of all points that give each mode the same share, on its draws; masses : those that give it its own.
     held : part of the nested run's evidence that the modes hold, at most 1: pieces of a curved shell hold little.
+    sure : the same of the modes that are nearly Gaussian.
     """
 
     alike: np.ndarray
     masses: np.ndarray
     held: float
+    sure: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,10 +225,11 @@ def survey(rng, points, evaluate, periodic, bounds, most):
     best = max((mode.logZ for mode in modes), default=-np.inf)
     arrived = [mode for mode in modes if mode.ess >= WANTED * d and mode.logZ > best - NEGLIGIBLE]
     if not arrived or (len(arrived) == 1 and not (arrived[0].gaussian() and arrived[0].ess > ALONE)):
-        return Survey(np.empty((0, d)), *np.empty((2, 0)), np.empty(0, int), np.empty(0))
+        return Survey(np.empty((0, d)), *np.empty((2, 0)), np.empty(0, int), np.empty(0), np.empty(0, bool))
     columns = ([getattr(mode, name) for mode in arrived] for name in ("x", "logL", "logw"))
     which = np.repeat(np.arange(len(arrived)), [len(mode.x) for mode in arrived])
-    return Survey(*map(np.concatenate, columns), which, np.array([mode.logZ for mode in arrived]))
+    logZ, gaussian = (np.array(values) for values in zip(*((mode.logZ, mode.gaussian()) for mode in arrived), strict=True))
+    return Survey(*map(np.concatenate, columns), which, logZ, gaussian)
 
 
 def joined(points, modes):
@@ -242,9 +247,10 @@ def joined(points, modes):
         np.concatenate([points.logw, np.full(more, -np.inf)]),
         points.logZ,
     )
-    held = float(np.exp(min(logsumexp(modes.logZ) - points.logZ, 0.0))) if more else 0.0
+    parts = np.exp(np.minimum(modes.logZ - points.logZ, 0.0))
+    held, sure = (min(float(part.sum()), 1.0) for part in (parts, parts[modes.gaussian]))
     alike, masses = (np.concatenate([np.full(n, -np.inf), logw]) for logw in (modes.logw, modes.logw + modes.logZ[modes.mode]))
-    return both, Found(alike, masses, held)
+    return both, Found(alike, masses, held, sure)
 
 
 def _climbed(x, scales, floor, evaluate, angle, bounds, allowed):
