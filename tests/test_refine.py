@@ -230,6 +230,32 @@ def test_a_good_last_round_is_among_the_final_draws(ball, monkeypatch):
     assert again.logZ == result.logZ
 
 
+@pytest.mark.parametrize(
+    ("shares", "kept"),
+    [((0.1, 0.4), []), ((0.6,), []), ((0.1, 0.6, 0.7), [2]), ((0.6, 0.4, 0.1, 0.5), [1, 3]), ((0.3, 0.3, 0.6, 0.3), [3])],
+)
+def test_rounds_after_the_first_good_one_are_kept_unless_they_failed(shares, kept):
+    assert refinement._kept([(0.0, 0.1, share) for share in shares]) == kept
+
+
+def test_the_bridge_uses_draws_of_the_present_flows_alone(ball, monkeypatch):
+    """Draws of flows given up since stay in the importance estimate."""
+    problem, _ = ball
+    seen = []
+
+    def noted(rng, tools, flows, chains, draws, logZ, bridge=refinement._bridge):
+        old = draws._replace(fold=np.full(len(draws.x), -1), logw=draws.logw + 50, logw_own=draws.logw_own + 50)
+        seen.extend(
+            bridge(np.random.default_rng(0), tools, flows, chains, refinement.together([*more, draws]), logZ)[0] for more in ([], [old])
+        )
+        return bridge(rng, tools, flows, chains, draws, logZ)
+
+    monkeypatch.setattr(refinement, "_bridge", noted)
+    fusions.run(problem, fusions.nested(n_live=100, cost="expensive"), key=3, refine=QUICK, progress=False)
+    (alone, _), (beside, _) = seen
+    np.testing.assert_allclose(beside, alone)
+
+
 @pytest.mark.parametrize("name", ["shells2", pytest.param("linear_gaussian5", marks=pytest.mark.calibration)])
 def test_refined_evidence(name):
     oracle = oracles.ORACLES[name]()

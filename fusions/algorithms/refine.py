@@ -2,8 +2,8 @@
 
 The nested run's points form two folds, after the halves of the live points; chains at the posterior go on from them. Each fold trains
 one flow, and its chains are the posterior sample that bridge sampling sets against draws of the *other* flow. Draws come from the equal
-mixture of both; those of the adaptation rounds join the training of the next, and the reported figures use draws that trained none of the
-flows they are from: fresh ones, and those of the last round if it was good.
+mixture of both; those of the adaptation rounds join the training of the next. No draw has trained a flow that it is from, so that each
+round estimates ln Z; the reported figures use fresh draws and all rounds after the first good one.
 """
 
 import dataclasses
@@ -30,6 +30,7 @@ LEAST_BUDGET = 10 * UNIT  # likelihood calls that a refine phase may spend after
 ROUND_SHARE = 0.05  # of the budget or of the calls of the chains, per adaptation round
 FINAL_SHARE = 0.5  # of the budget that adaptation leaves to the final draws, if they need so many
 GOOD_SHARE = 0.5  # effective fraction of draws with which adaptation may end
+FAIR_SHARE = 0.25  # and with which a later round has not failed
 N_BOOTSTRAP = 64
 INFORMATION = (0.6, 0.3)  # of two tempered targets, relative to that of the posterior
 START_SHARES = (0.8, 0.1, 0.1)  # of chains that start from the posterior and from these
@@ -95,14 +96,14 @@ class Tools(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """Draws from the equal mixture of all flows.
+    """Draws, each round from the equal mixture of its flows.
 
     Attributes
     ----------
     x : (n, d) coordinates of the `Tools`; logL : (n,); blobs : (n, b).
     logw_own : (n,) log(prior L / q), q the mixture of the flows of the fold that a draw is from.
     logw : (n,) log(prior L / q), q the mixture of all.
-    fold : (n,) whose flow it was drawn from.
+    fold : (n,) whose flow it was drawn from; -1 for one that has been given up since.
     """
 
     x: np.ndarray
@@ -123,8 +124,8 @@ class Refined(NamedTuple):
     coverage : ln(Z_importance / Z_bridge), ln of the posterior mass that the flows cover, and its error.
     ode_error : rms difference of log q between the two directions of the ODE.
     rounds : (rounds, 3) ln Z, its error, and the effective fraction of the draws of each adaptation round but those among the final draws.
-    draws : the final `Draws`: those of the last round if it was good, and fresh ones.
-    flows : what they were drawn from, a pair of flow states (one per fold) for each fit.
+    draws : the final `Draws`: those of the rounds after the first good one, and fresh ones.
+    flows : what the fresh ones were drawn from, a pair of flow states (one per fold) for each fit.
     chains : `Chains` at the posterior.
     modes : (m,) ln of the part of the evidence of each mode, to about 0.4; none if there is one that nested points show well.
     """
@@ -179,19 +180,20 @@ def refine(key, rng, settings, tools, points, budget, most, spent, expired):
         rounds.append(draw(k_draw, tools, flows, per_round, spent))
         now = importance(rounds[-1].logw)
         history.append(_record(now, per_round))
+        kept = _kept(history)
         if history[-1][-1] >= best_share:
-            best, best_share = flows, history[-1][-1]
-        kept = rounds[-1:] if i and best is flows and best_share > GOOD_SHARE else []
+            best, best_share, of_best = flows, history[-1][-1], i
         wanted = min((1 / max(best_share, 1e-9) - 1) / settings.error**2, settings.max_draws) - per_round * len(kept)
         needed = max(min(wanted, FINAL_SHARE * budget), per_round)
         if _settled(history, now.khat, chains.settled) or budget - per_round * (len(rounds) + 1) < needed or expired():
             break
     fresh = draw(k_final, tools, best, whole_units(min(wanted, budget - per_round * len(rounds))), spent)
-    draws, history = together([*kept, fresh]), history[: len(history) - len(kept)]
-    estimate, n = importance(draws.logw), len(draws.x)
-    if _uneven(estimate, n) and sum(len(r.x) for r in rounds) + len(fresh.x) + n <= most - chains.n_calls and not expired():
+    draws = together([*(rounds[i] if i == of_best else _given_up(rounds[i]) for i in kept), fresh])
+    history = [record for i, record in enumerate(history) if i not in kept]
+    estimate, n = importance(draws.logw), whole_units(min(len(draws.x), settings.max_draws))
+    if _uneven(estimate, len(draws.x)) and sum(len(r.x) for r in rounds) + len(fresh.x) + n <= most - chains.n_calls and not expired():
         rounds.append(fresh)
-        history.append(_record(estimate, n))
+        history.append(_record(estimate, len(draws.x)))
         best, k_draw = fitted(settings.max_rounds, best)
         draws = draw(k_draw, tools, best, n, spent)
         estimate = importance(draws.logw)
@@ -214,6 +216,20 @@ def _chains(key, rng, tools, points, found, budget, most, spent, expired):
 def _record(estimate, n):
     """Return what is kept of a round of n draws: ln Z, its error, effective fraction."""
     return estimate.logZ, estimate.logZ_err, estimate.ess / n
+
+
+def _kept(history):
+    """Choose the rounds that are among the final draws, by number: all after the first good one but those that failed.
+
+    A round that finds what flows missed has uneven weights: to keep the good ones alone would lose what they found.
+    """
+    first = next((i for i, (*_, share) in enumerate(history) if share > GOOD_SHARE), len(history))
+    return [i for i in range(first + 1, len(history)) if history[i][-1] > FAIR_SHARE]
+
+
+def _given_up(draws):
+    """Mark draws whose flows are not those of the final ones."""
+    return draws._replace(fold=np.full(len(draws.x), -1))
 
 
 def whole_units(n):
