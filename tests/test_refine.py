@@ -238,6 +238,15 @@ def test_rounds_after_the_first_good_one_are_kept_unless_they_failed(shares, kep
     assert refinement._kept([(0.0, 0.1, share) for share in shares]) == kept
 
 
+def test_good_rounds_end_adaptation_only_where_chains_were_quick_to_settle():
+    good = [(0.0, 0.01, 0.6), (0.01, 0.01, 0.6)]
+    assert refinement._settled(good, 0.3, quick=True)
+    assert not refinement._settled(good, 0.3, quick=False)
+    assert not refinement._settled(good, 0.8, quick=True)
+    assert not refinement._settled([(0.2, 0.01, 0.6), good[1]], 0.3, quick=True)
+    assert refinement._settled([(0.0, 0.01, 0.3)] * 6, 0.3, quick=False)  # no progress
+
+
 def test_the_bridge_uses_draws_of_the_present_flows_alone(ball, monkeypatch):
     """Draws of flows given up since stay in the importance estimate."""
     problem, _ = ball

@@ -27,7 +27,7 @@ LEAST_MOVES = 6, 2  # times d^2, and if masses of modes are known: moves along a
 CHAIN_SHARE = 0.33  # of the usual budget, in which all chains could make the fewer of their least moves
 LEAST_SHARE = 1.0, 0.25  # of the usual budget, which these moves may take at most
 MIXED = 0.4, 0.6  # of the variance of the ranks of log L that lies between chains, at most: on a ridge they may stand still together
-KNOWN = 0.9  # of the posterior in modes that have been found with their masses: half the chains will do, and they need not mix as well
+KNOWN = 0.7  # of the posterior in modes that have been found with their masses: half the chains will do, and they need not mix as well
 FALSE_ALARM = 0.2  # chance that settled chains seem to drift; two looks in a row must be calm
 
 

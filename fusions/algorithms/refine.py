@@ -166,6 +166,7 @@ def refine(key, rng, settings, tools, points, budget, most, spent, expired):
     points, found, modes, n_calls = _surveyed(rng, tools, points._replace(x=tools.enter(points.x)), budget, spent)
     budget, most = budget - n_calls, most - n_calls
     chains = _chains(k_chains, rng, tools, points, found, budget, most, spent, expired)
+    quick = chains.settled and chains.n_calls <= budget
     budget = int(min(max(budget - chains.n_calls, LEAST_LEFT * budget), most - chains.n_calls))
     per_round = UNIT * int(np.clip(max(budget, chains.n_calls) * ROUND_SHARE / UNIT, 1, 4))
     flows, rounds, history, best_share = [[tools.init(k) for k in jax.random.split(k_init)]], [], [], 0.0
@@ -185,7 +186,7 @@ def refine(key, rng, settings, tools, points, budget, most, spent, expired):
             best, best_share, of_best = flows, history[-1][-1], i
         wanted = min((1 / max(best_share, 1e-9) - 1) / settings.error**2, settings.max_draws) - per_round * len(kept)
         needed = max(min(wanted, FINAL_SHARE * budget), per_round)
-        if _settled(history, now.khat, chains.settled) or budget - per_round * (len(rounds) + 1) < needed or expired():
+        if _settled(history, now.khat, quick) or budget - per_round * (len(rounds) + 1) < needed or expired():
             break
     fresh = draw(k_final, tools, best, whole_units(min(wanted, budget - per_round * len(rounds))), spent)
     draws = together([*(rounds[i] if i == of_best else _given_up(rounds[i]) for i in kept), fresh])
@@ -242,12 +243,15 @@ def _uneven(estimate, n):
     return estimate.ess < GOOD_SHARE * n and estimate.khat > FINITE_KHAT
 
 
-def _settled(history, khat, chains_settled):
-    """Decide whether adaptation may end: without progress, or if chains have settled and the last two rounds were good and agree."""
+def _settled(history, khat, quick):
+    """Decide whether adaptation may end: without progress, or if the last two rounds were good and agree.
+
+    Where chains were not `quick` to settle, a part of the posterior fills slowly, and good rounds do not show that it is full.
+    """
     if len(history) < 2:
         return False
     (a, a_err, a_share), (b, b_err, b_share) = history[-2:]
-    if chains_settled and min(a_share, b_share) > GOOD_SHARE and khat < TRUSTED_KHAT and abs(a - b) < 3 * np.hypot(a_err, b_err):
+    if quick and min(a_share, b_share) > GOOD_SHARE and khat < TRUSTED_KHAT and abs(a - b) < 3 * np.hypot(a_err, b_err):
         return True
     shares = [share for *_, share in history]
     return len(shares) > PATIENCE and max(shares[-PATIENCE:]) < 1.1 * max(shares[:-PATIENCE])
