@@ -27,10 +27,12 @@ def entered(tools, points):
     return points._replace(x=tools.enter(points.x))
 
 
-def chains_from(tools, start, rng, seed, calls, held=0.0, spent=lambda n: None):
+def chains_from(tools, start, rng, seed, calls, held=0.0, sure=0.0, spent=lambda n: None):
     """Run chains from points until they have settled or the calls are spent."""
     key = jax.random.key(seed)
-    return run_chains(key, rng, tools.kernel, tools.target, start, start.logw, held, tools.periodic, calls, calls, spent, lambda: False)
+    return run_chains(
+        key, rng, tools.kernel, tools.target, start, start.logw, held, sure, tools.periodic, calls, calls, spent, lambda: False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -112,13 +114,13 @@ def test_chains_keep_the_posterior_that_they_start_from():
     assert abs(np.mean(means) - exact) < 3 * np.std(means, ddof=1) / np.sqrt(len(means))
 
 
-def ends(problem, tools, theta, held):
+def ends(problem, tools, theta, held=0.0, sure=0.0):
     """Run chains from theta (n, d), far less than the posterior of a mode is wide, with enough calls to go anywhere."""
     start = entered(tools, nested_points(problem, theta))
-    return chains_from(tools, start, np.random.default_rng(10), 11, 20_000, held)
+    return chains_from(tools, start, np.random.default_rng(10), 11, 20_000, held, sure)
 
 
-def test_half_the_chains_go_on_where_modes_are_known(plane):
+def test_half_the_chains_go_on_where_modes_have_been_found(plane):
     problem, tools = plane
     theta = 5 + 0.5 * np.random.default_rng(9).standard_normal((400, 2))
     few, many = ends(problem, tools, theta, held=1.0), ends(problem, tools, theta, held=0.5)
@@ -141,25 +143,25 @@ def test_chains_make_more_moves_where_masses_of_modes_are_not_known(plane, monke
     monkeypatch.setattr(chains_module, "LEAST_MOVES", (50, 30))
     points = nested_points(problem, 5 + 0.5 * np.random.default_rng(9).standard_normal((400, 2)))
     start = entered(tools, points._replace(logL=np.zeros(400)))
-    ended = [chains_from(standing_still(tools, 0), start, np.random.default_rng(1), 2, 20_000, held) for held in (0.5, 1.0)]
+    ended = [chains_from(standing_still(tools, 0), start, np.random.default_rng(1), 2, 20_000, sure=sure) for sure in (0.5, 1.0)]
     assert all(chains.settled for chains in ended)
     assert ended[0].n_moves >= 200 > ended[1].n_moves >= 120
 
 
-@pytest.mark.parametrize("held", [0.5, 1.0])
-def test_chains_that_stand_still_have_not_settled(plane, held):
+@pytest.mark.parametrize("sure", [0.5, 1.0])
+def test_chains_that_stand_still_have_not_settled(plane, sure):
     """Each at a likelihood of its own, along a ridge that they cannot follow: no drift is seen, and yet they go on."""
     problem, tools = plane
     theta = 5 + 0.5 * np.random.default_rng(9).standard_normal((400, 2))
-    assert not ends(problem, standing_still(tools, 2000), theta, held).settled
+    assert not ends(problem, standing_still(tools, 2000), theta, sure=sure).settled
 
 
 def test_chains_need_not_mix_as_well_where_modes_are_known(plane, monkeypatch):
     problem, tools = plane
     theta = 5 + 0.5 * np.random.default_rng(9).standard_normal((400, 2))
     monkeypatch.setattr(chains_module, "_between", lambda logL: 0.5)
-    assert not ends(problem, standing_still(tools, 2000), theta, held=0.5).settled
-    assert ends(problem, standing_still(tools, 2000), theta, held=1.0).settled
+    assert not ends(problem, standing_still(tools, 2000), theta, sure=0.5).settled
+    assert ends(problem, standing_still(tools, 2000), theta, sure=1.0).settled
 
 
 def test_a_few_chains_far_below_the_posterior_do_not_hide_that_the_others_mix():

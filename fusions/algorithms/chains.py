@@ -27,7 +27,8 @@ LEAST_MOVES = 6, 2  # times d^2, and if masses of modes are known: moves along a
 CHAIN_SHARE = 0.33  # of the usual budget, in which all chains could make the fewer of their least moves
 LEAST_SHARE = 1.0, 0.25  # of the usual budget, which these moves may take at most
 MIXED = 0.4, 0.6  # of the variance of the ranks of log L that lies between chains, at most: on a ridge they may stand still together
-KNOWN = 0.7  # of the posterior in modes that have been found with their masses: half the chains will do, and they need not mix as well
+FOUND = 0.9  # of the posterior in modes that have been found, whose draws train the flows too: half the chains will do
+KNOWN = 0.7  # of it in modes whose masses are right: chains need not mix as well
 FALSE_ALARM = 0.2  # chance that settled chains seem to drift; two looks in a row must be calm
 
 
@@ -64,7 +65,7 @@ class Chains(NamedTuple):
         return x.reshape(-1, x.shape[-1]), logL.ravel(), np.tile(np.arange(len(mine)), len(x))
 
 
-def run_chains(key, rng, kernel, target, points, starts, held, periodic, budget, most, spent, expired):
+def run_chains(key, rng, kernel, target, points, starts, held, sure, periodic, budget, most, spent, expired):
     """Run chains from the points of a nested run until they have settled or the calls are spent.
 
     Parameters
@@ -74,7 +75,7 @@ def run_chains(key, rng, kernel, target, points, starts, held, periodic, budget,
     target : x (n, d) -> (logL (n,), blobs, logprior, likelihood calls); rows of nan cost no call.
     points : `Points` of the nested run.
     starts : (N,) log weights with which chains start at them; wider than the posterior, so that modes which lost their points get some.
-    held : part of the posterior in modes whose masses `starts` give right.
+    held : part of the posterior in modes that have been found; sure : in those whose masses `starts` give right.
     periodic : d flags.
     budget : likelihood calls of the refine phase; chains that drift may take more.
     most : likelihood calls that may be spent.
@@ -85,8 +86,7 @@ def run_chains(key, rng, kernel, target, points, starts, held, periodic, budget,
     -------
     Chains
     """
-    known = held > KNOWN
-    n_chains = chains_for(points.x.shape[1], budget, known=known)
+    n_chains, known = chains_for(points.x.shape[1], budget, found=held > FOUND), sure > KNOWN
     fold, start = np.arange(n_chains) % 2, np.empty(n_chains, int)
     for f in (0, 1):
         pick = np.flatnonzero((points.fold == f) & np.isfinite(starts))
@@ -121,14 +121,14 @@ def run_chains(key, rng, kernel, target, points, starts, held, periodic, budget,
     return Chains(np.array([places[i] for i in kept]), np.array([logLs[i] for i in kept]), fold, made, used, drift, settled)
 
 
-def chains_for(dim, budget, *, known=False):
+def chains_for(dim, budget, *, found=False):
     """Return the number of chains, even: more in more dimensions, as far as the budget lets each make its least moves and as many again.
 
-    Half of them do where the masses of modes are known.
+    Half of them do where the modes have been found.
     """
     wanted = np.clip(CHAINS_PER_DIM * dim, 2 * FEWEST, MOST)
     allowed = min(wanted, CHAIN_SHARE * budget / (min(LEAST_MOVES) * dim**2))
-    return 2 * int(max(allowed / 2 if known else allowed, FEWEST) // 2)
+    return 2 * int(max(allowed / 2 if found else allowed, FEWEST) // 2)
 
 
 def _walk(key, rng, kernel, target, params, x, logL, n_moves):

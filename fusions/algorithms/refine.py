@@ -211,7 +211,9 @@ def _chains(key, rng, tools, points, found, budget, most, spent, expired):
     known = points._replace(logw=_blended(_normal(points.logw), found.alike, MODE_SHARE * found.held))
     starts = _blended(_blended(starts, found.masses, MODE_STARTS * found.held), found.alike, MODE_SHARE * found.held)
     most = min(CHAIN_BUDGET * budget, most // 2, most - 2 * UNIT)
-    return run_chains(key, rng, tools.kernel, tools.target, known, starts, found.sure, tools.periodic, budget, most, spent, expired)
+    return run_chains(
+        key, rng, tools.kernel, tools.target, known, starts, found.held, found.sure, tools.periodic, budget, most, spent, expired
+    )
 
 
 def _record(estimate, n):
