@@ -29,8 +29,8 @@ def draw():
         exact = PUBLISHED["quadrature"][n_planets]
         for i, data_set in enumerate(SETS):
             value, err = runs(data_set, n_planets)
-            x = i - 0.25 + 0.06 * np.arange(len(value))
-            label = "fusions, five seeds" if i == 0 else None
+            x = i + np.linspace(-0.3, 0, len(value))
+            label = "fusions, each run" if i == 0 else None
             ax.errorbar(x, value - exact[i], yerr=err, fmt="o", color=COLORS[0], markersize=3.5, linewidth=1, label=label)
             for k, method in enumerate(METHODS):
                 if n_planets in PUBLISHED[method]:
