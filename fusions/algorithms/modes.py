@@ -228,7 +228,7 @@ def survey(rng, points, evaluate, periodic, bounds, most):
         return Survey(np.empty((0, d)), *np.empty((2, 0)), np.empty(0, int), np.empty(0), np.empty(0, bool))
     columns = ([getattr(mode, name) for mode in arrived] for name in ("x", "logL", "logw"))
     which = np.repeat(np.arange(len(arrived)), [len(mode.x) for mode in arrived])
-    logZ, gaussian = (np.array(values) for values in zip(*((mode.logZ, mode.gaussian()) for mode in arrived), strict=True))
+    logZ, gaussian = np.array([mode.logZ for mode in arrived]), np.array([mode.gaussian() for mode in arrived])
     return Survey(*map(np.concatenate, columns), which, logZ, gaussian)
 
 

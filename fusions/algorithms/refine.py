@@ -169,7 +169,7 @@ def refine(key, rng, settings, tools, points, budget, most, spent, expired):
     quick = chains.settled and chains.n_calls <= budget
     budget = int(min(max(budget - chains.n_calls, LEAST_LEFT * budget), most - chains.n_calls))
     per_round = UNIT * int(np.clip(max(budget, chains.n_calls) * ROUND_SHARE / UNIT, 1, 4))
-    flows, rounds, history, best_share = [[tools.init(k) for k in jax.random.split(k_init)]], [], [], 0.0
+    flows, rounds, history, of_best = [[tools.init(k) for k in jax.random.split(k_init)]], [], [], 0
 
     def fitted(i, flows):
         """Fit once more, and give the flows of the last fits and a key to draw from them."""
@@ -181,15 +181,15 @@ def refine(key, rng, settings, tools, points, budget, most, spent, expired):
         rounds.append(draw(k_draw, tools, flows, per_round, spent))
         now = importance(rounds[-1].logw)
         history.append(_record(now, per_round))
+        if history[i][-1] >= history[of_best][-1]:
+            best, of_best = flows, i
         kept = _kept(history)
-        if history[-1][-1] >= best_share:
-            best, best_share, of_best = flows, history[-1][-1], i
-        wanted = min((1 / max(best_share, 1e-9) - 1) / settings.error**2, settings.max_draws) - per_round * len(kept)
+        wanted = min((1 / max(history[of_best][-1], 1e-9) - 1) / settings.error**2, settings.max_draws) - per_round * len(kept)
         needed = max(min(wanted, FINAL_SHARE * budget), per_round)
         if _settled(history, now.khat, quick) or budget - per_round * (len(rounds) + 1) < needed or expired():
             break
     fresh = draw(k_final, tools, best, whole_units(min(wanted, budget - per_round * len(rounds))), spent)
-    draws = together([*(rounds[i] if i == of_best else _given_up(rounds[i]) for i in kept), fresh])
+    draws = together([*(rounds[i]._replace(fold=np.where(i == of_best, rounds[i].fold, -1)) for i in kept), fresh])
     history = [record for i, record in enumerate(history) if i not in kept]
     estimate, n = importance(draws.logw), whole_units(min(len(draws.x), settings.max_draws))
     if _uneven(estimate, len(draws.x)) and sum(len(r.x) for r in rounds) + len(fresh.x) + n <= most - chains.n_calls and not expired():
@@ -228,11 +228,6 @@ def _kept(history):
     """
     first = next((i for i, (*_, share) in enumerate(history) if share > GOOD_SHARE), len(history))
     return [i for i in range(first + 1, len(history)) if history[i][-1] > FAIR_SHARE]
-
-
-def _given_up(draws):
-    """Mark draws whose flows are not those of the final ones."""
-    return draws._replace(fold=np.full(len(draws.x), -1))
 
 
 def whole_units(n):
