@@ -33,7 +33,7 @@ class Source(NamedTuple):
 
     def paths(self, n, times, key):
         """Follow n draws of the first flow from its base to the posterior: theta (m, n, n_params) at times (m,)."""
-        space, _, leave, _ = with_edges(self.problem.space(), self.problem.prior.bounded)
+        space, _, leave, *_ = with_edges(self.problem.space(), self.problem.prior.bounded)
         flow = self.settings.flow.build(space)
         y = jax.jit(flow.path, static_argnums=2)(jax.random.key(key), self.flows[0][0], n, np.asarray(times, np.float32))
         theta = self.problem.prior.theta_rows(leave(np.asarray(y).reshape(-1, y.shape[-1])))

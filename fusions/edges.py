@@ -29,12 +29,14 @@ class Coordinates(NamedTuple):
     space : the `Space` in these coordinates.
     enter : internal coordinates x (n, d) -> y (n, d), on the host.
     leave : y -> x, on the host; what is outside of the prior comes to its edge.
+    latent : the same inside jit.
     bounds : (2, d) lowest and highest y, `MARGIN` inside of the prior, infinite where there is no edge.
     """
 
     space: Space
     enter: Callable
     leave: Callable
+    latent: Callable
     bounds: np.ndarray
 
 
@@ -55,10 +57,14 @@ def with_edges(space, bounded):
         x = (ROOT * host_erfinv(2 * inside(y, np).astype(np.float64))).astype(y.dtype)
         return np.where(bounded, x, y)
 
+    def latent(y):
+        return jnp.where(bounded, ROOT * erfinv(2 * inside(y, jnp)), y)
+
     def logprior(y):
-        x = jnp.where(bounded, ROOT * erfinv(2 * inside(y, jnp)), y)
+        x = latent(y)
         log_jacobian = jnp.sum(jnp.where(bounded, 0.5 * (x**2 + LOG_2PI), 0.0), axis=-1)
         allowed = jnp.all(~bounded | (jnp.abs(y) < 0.5), axis=-1)
         return jnp.where(allowed, space.logprior(x) + log_jacobian, -jnp.inf)
 
-    return Coordinates(space._replace(logprior=logprior), enter, leave, np.where(bounded, 0.5 - MARGIN, np.inf) * np.array([[-1], [1]]))
+    bounds = np.where(bounded, 0.5 - MARGIN, np.inf) * np.array([[-1], [1]])
+    return Coordinates(space._replace(logprior=logprior), enter, leave, latent, bounds)

@@ -13,6 +13,7 @@ from fusions.algorithms.refine import BATCH, Tools
 from fusions.edges import with_edges
 from fusions.evaluate import Evaluator, make_evaluator, reject_invalid
 from fusions.kernels import drive
+from fusions.kernels.hamiltonian import differentiable, make_trajectory
 from fusions.layout import ALONE, Layout
 from fusions.types import Population, Walkers
 
@@ -95,7 +96,7 @@ def make_tools(problem, settings, layout=ALONE):
 @functools.lru_cache(maxsize=KEPT)
 def _tools(problem, settings, layout, precision):
     del precision
-    space, enter, leave, bounds = with_edges(problem.space()._replace(layout=layout), problem.prior.bounded)
+    space, enter, leave, latent, bounds = with_edges(problem.space()._replace(layout=layout), problem.prior.bounded)
     evaluator, traces = make_evaluator(problem, layout), Counter()
     flow, kernel, counted = settings.flow.build(space), settings.kernel.build(space), _counting(traces, layout)
 
@@ -126,8 +127,23 @@ def _tools(problem, settings, layout, precision):
         **{name: counted(name, getattr(kernel, name)) for name in ("init_params", "tune", "propose", "accept")},
         init=counted("start", kernel.init),
     )
+    trajectory = _trajectory(problem, space, latent, bounds, counted)
     init = counted("init", flow.init)
-    return Tools(init, fit, draw, roundtrip, host(logq), target, logprior, moves, space.periodic, bounds, enter, leave), traces
+    return Tools(init, fit, draw, roundtrip, host(logq), target, logprior, moves, trajectory, space.periodic, bounds, enter, leave), traces
+
+
+def _trajectory(problem, space, latent, bounds, counted):
+    """Make the function that moves chains along trajectories, on the host; None if the likelihood has no gradient."""
+    inside = make_evaluator(problem).inside
+    if inside is None or not differentiable(lambda y: inside(latent(y))[0], space.dim):
+        return None
+    compiled = counted("trajectory", make_trajectory(space, lambda y: inside(latent(y))[0], bounds))
+
+    def trajectory(key, y, widths, step, n_steps):
+        y, *columns = compiled(key, y, widths.astype(y.dtype), y.dtype.type(step), np.int32(n_steps))
+        return np.asarray(y), *(np.asarray(column, np.float64) for column in columns)
+
+    return trajectory
 
 
 def _blank_info(kernel, space):

@@ -7,7 +7,19 @@ import pytest
 from scipy.special import ndtri
 
 from fusions.algorithms import chains as chains_module
-from fusions.algorithms.chains import FALSE_ALARM, FEWEST, KEPT, SWEEP, WARM_UP, Chains, _between, _drift, chains_for, run_chains
+from fusions.algorithms.chains import (
+    FALSE_ALARM,
+    FEWEST,
+    KEPT,
+    PILOTS,
+    SWEEP,
+    WARM_UP,
+    Chains,
+    _between,
+    _drift,
+    chains_for,
+    run_chains,
+)  # fmt: skip
 from fusions.algorithms.refine import Refine
 from fusions.engine import make_tools
 from fusions.evidence import Points
@@ -30,9 +42,7 @@ def entered(tools, points):
 def chains_from(tools, start, rng, seed, calls, held=0.0, sure=0.0, spent=lambda n: None):
     """Run chains from points until they have settled or the calls are spent."""
     key = jax.random.key(seed)
-    return run_chains(
-        key, rng, tools.kernel, tools.target, start, start.logw, held, sure, tools.periodic, calls, calls, spent, lambda: False
-    )
+    return run_chains(key, rng, tools, start, start.logw, held, sure, calls, calls, spent, lambda: False)
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +205,22 @@ def test_a_lost_tail_fills_and_the_chains_know_that_it_is_not_full():
     assert np.mean(means) > 0.2  # exact 0.818, at the start 0
 
 
+@pytest.mark.parametrize("smooth", [True, False])
+def test_chains_that_do_not_mix_get_trajectories_if_there_is_a_gradient(monkeypatch, smooth):
+    """From the middle of a ridge, with far fewer calls than moves alone take to its ends."""
+    monkeypatch.setattr(chains_module, "MIXED", (0.0, 0.0))
+    oracle, spent, calls = oracles.rosenbrock(4), [], 90_000
+    tools, traces = make_tools(oracle.problem, Refine())
+    start = entered(tools, nested_points(oracle.problem, 0.05 * np.random.default_rng(14).standard_normal((400, 4)), width=10.0))
+    tools = tools if smooth else tools._replace(trajectory=None)
+    chains = chains_from(tools, start, np.random.default_rng(15), 16, calls, held=1.0, spent=spent.append)
+    last = oracle.problem.prior.theta_rows(tools.leave(chains.x[-1]))[:, 3]
+    assert sum(spent) == chains.n_calls <= calls
+    assert (chains.n_trajectories > PILOTS) == smooth
+    assert abs(last.mean() - 0.818) < 3 * 1.2 / np.sqrt(len(last)) or not smooth  # its exact mean and standard deviation
+    assert traces["trajectory"] == 1 or not smooth
+
+
 def test_budget_is_kept(plane):
     problem, tools = plane
     rng = np.random.default_rng(4)
@@ -218,6 +244,6 @@ def test_drift_is_seen(slope, settled):
 
 def test_thinned_places_are_far_apart():
     x = np.arange(KEPT, dtype=float)[:, None, None] * np.ones((1, 2, 3))
-    few, many = (Chains(x, x[..., 0], np.arange(2), n, 0, 0.0, settled=True).thinned() for n in (20, 10_000))
+    few, many = (Chains(x, x[..., 0], np.arange(2), n, 0, 0, 0.0, settled=True).thinned() for n in (20, 10_000))
     assert few.x[:, 0, 0].tolist() == [KEPT - 1]
     assert len(many.x) == KEPT

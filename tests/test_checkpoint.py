@@ -190,7 +190,7 @@ def test_cost_that_was_timed_is_kept(monkeypatch, tmp_path):
 # The refine phase -------------------------------------------------------------------------------------------
 
 
-CHAINS = Chains(np.zeros((1, 2, 2)), np.zeros((1, 2)), np.arange(2), 8, 16, 0.0, settled=True)
+CHAINS = Chains(np.zeros((1, 2, 2)), np.zeros((1, 2)), np.arange(2), 8, 16, 0, 0.0, settled=True)
 
 
 def cheap_refine(key, rng, settings, tools, points, budget, most, spent, expired):

@@ -4,8 +4,12 @@ A kernel leaves the prior above a contour invariant. A chain at the posterior dr
 log L* = log L + ln(u) with uniform u (slice sampling, Neal 2003, doi:10.1214/aos/1056562461), so that the same kernels serve. Kernels
 are tuned on the places of the fold that they do not move: chains that tune their own kernel lose the tails of the posterior. The first
 `WARM_UP` moves are the exception, with kernels tuned on all chains, which bring in those that start far out.
+
+Where chains do not mix and the likelihood has a gradient, a Hamiltonian trajectory follows each round of moves.
 """
 
+import dataclasses
+from collections.abc import Callable
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -29,6 +33,14 @@ LEAST_SHARE = 1.0, 0.25  # of the usual budget, which these moves may take at mo
 MIXED = 0.4, 0.6  # of the variance of the ranks of log L that lies between chains, at most: on a ridge they may stand still together
 FOUND = 0.9  # of the posterior in modes that have been found, whose draws train the flows too: half the chains will do
 KNOWN = 0.7  # of it in modes whose masses are right: chains need not mix as well
+STUCK = 0.2  # of the calls of the least trajectories, after which chains that have not mixed get these, if they can be paid
+GRADIENT_CALLS = 2  # likelihood calls that a value with its gradient counts
+STEPS = 100  # of a trajectory
+PILOTS, PILOT_STEPS = 7, 8  # short trajectories that tune the step first, and their steps
+FIRST_STEP = 0.3  # in units of 1 / (rms force)
+ACCEPTED = 0.7  # of the trajectories, which the step is tuned to
+RATES = 2.0, 0.5  # of this tuning, for pilots and later
+LEAST_TRAJECTORIES = PILOTS + 4
 FALSE_ALARM = 0.2  # chance that settled chains seem to drift; two looks in a row must be calm
 
 
@@ -40,6 +52,7 @@ class Chains(NamedTuple):
     x : (KEPT, c, d) places in the last third; logL : (KEPT, c).
     fold : (c,) of the nested points they started from.
     n_moves : moves of each chain; n_calls : likelihood calls of all.
+    n_trajectories : of each chain.
     drift : largest difference of a mean or variance between the middle and the last third, of any coordinate or log L [standard errors].
     settled : whether it is no larger than chance allows, and each chain has seen most of what all have, if it must.
     """
@@ -49,12 +62,13 @@ class Chains(NamedTuple):
     fold: np.ndarray
     n_moves: int
     n_calls: int
+    n_trajectories: int
     drift: float
     settled: bool
 
     def thinned(self):
         """Keep only so many places that they are about independent: a fit takes places close together for a narrow mode."""
-        n = int(np.clip(self.n_moves / (2 * MOVES_PER_DIM * self.x.shape[2]), 1, len(self.x)))
+        n = int(np.clip(self.n_trajectories / 3 or self.n_moves / (2 * MOVES_PER_DIM * self.x.shape[2]), 1, len(self.x)))
         pick = np.linspace(len(self.x) - 1, 0, n).astype(int)
         return self._replace(x=self.x[pick], logL=self.logL[pick])
 
@@ -65,18 +79,83 @@ class Chains(NamedTuple):
         return x.reshape(-1, x.shape[-1]), logL.ravel(), np.tile(np.arange(len(mine)), len(x))
 
 
-def run_chains(key, rng, kernel, target, points, starts, held, sure, periodic, budget, most, spent, expired):
+@dataclasses.dataclass
+class Record:
+    """Where chains have been: places (c, d) and log L (c,), of every `stride`-th of the moves made."""
+
+    places: list = dataclasses.field(default_factory=list)
+    logLs: list = dataclasses.field(default_factory=list)
+    made: int = 0
+    stride: int = 1
+
+    def add(self, x, logL):
+        """Append a move."""
+        self.made += 1
+        if self.made % self.stride == 0:
+            self.places.append(x)
+            self.logLs.append(logL)
+        if len(self.places) > REMEMBERED:
+            self.places, self.logLs, self.stride = self.places[1::2], self.logLs[1::2], 2 * self.stride
+
+    def begun_again(self):
+        """Return a record of the last few moves alone."""
+        return Record(self.places[-SWEEP:], self.logLs[-SWEEP:])
+
+    def sweep(self):
+        """Return the moves until the next look."""
+        return max(SWEEP, self.made // SWEEP)
+
+    def kept(self):
+        """Return the places (KEPT, c, d) and log L (KEPT, c) of the last third that are kept."""
+        pick = np.linspace(2 * len(self.places) // 3, len(self.places) - 1, KEPT).astype(int)
+        return np.array([self.places[i] for i in pick]), np.array([self.logLs[i] for i in pick])
+
+
+@dataclasses.dataclass
+class Trajectories:
+    """Hamiltonian trajectories of the chains.
+
+    The widths and the step of each fold are learned from the other: widths from the mean square of the forces, which hold where chains
+    have not yet spread, the step from how many are accepted.
+    """
+
+    trajectory: Callable
+    forces: tuple  # sums of their squares (d,) so far
+    steps: tuple = (FIRST_STEP, FIRST_STEP)
+    made: int = 0
+
+    @property
+    def n_steps(self):
+        """Steps of the next trajectory: none to learn the forces, then a few short ones to tune the steps."""
+        return 0 if self.made == 0 else PILOT_STEPS if self.made < PILOTS else STEPS
+
+    def cost(self, n_chains):
+        """Return the likelihood calls of the next trajectory of all chains."""
+        return GRADIENT_CALLS * n_chains * (self.n_steps + 1)
+
+    def move(self, key, x):
+        """Move each chain at x (c, d) along a trajectory; returns x, logL (c,), likelihood calls."""
+        n_calls, rate = self.cost(len(x)), RATES[self.made >= PILOTS]
+        widths = [1 / np.sqrt(1 + self.forces[g] / max(self.made, 1)) for g in (1, 0)]  # none wider than the prior, about
+        parts = zip(jax.random.split(key), (x[::2], x[1::2]), widths, self.steps, strict=True)
+        ends = [self.trajectory(*part, self.n_steps) for part in parts]
+        self.steps = tuple(self.steps[g] * np.exp(rate * (ends[g][2].mean() - ACCEPTED)) for g in (1, 0))
+        self.forces = tuple(self.forces[f] + np.mean(np.nan_to_num(ends[f][3]) ** 2, axis=0) for f in (0, 1))
+        self.made += 1
+        x, logL = (_interleaved(pair) for pair in list(zip(*ends, strict=True))[:2])
+        return x, logL, n_calls
+
+
+def run_chains(key, rng, tools, points, starts, held, sure, budget, most, spent, expired):
     """Run chains from the points of a nested run until they have settled or the calls are spent.
 
     Parameters
     ----------
     key : random key; rng : numpy Generator.
-    kernel : `Kernel` of compiled functions.
-    target : x (n, d) -> (logL (n,), blobs, logprior, likelihood calls); rows of nan cost no call.
+    tools : `refine.Tools`; of them the kernel, the target, the trajectory if there is one, and which coordinates are periodic.
     points : `Points` of the nested run.
     starts : (N,) log weights with which chains start at them; wider than the posterior, so that modes which lost their points get some.
     held : part of the posterior in modes that have been found; sure : in those whose masses `starts` give right.
-    periodic : d flags.
     budget : likelihood calls of the refine phase; chains that drift may take more.
     most : likelihood calls that may be spent.
     spent : called with the number of likelihood calls when they are made.
@@ -86,39 +165,56 @@ def run_chains(key, rng, kernel, target, points, starts, held, sure, periodic, b
     -------
     Chains
     """
-    n_chains, known = chains_for(points.x.shape[1], budget, found=held > FOUND), sure > KNOWN
+    n_chains, known, d = chains_for(points.x.shape[1], budget, found=held > FOUND), sure > KNOWN, points.x.shape[1]
+    fold, x, logL = _started(rng, points, starts, n_chains)
+    k_init, k_loop = jax.random.split(key)
+    params = [tools.kernel.init_params(k, _population(rng, points, [], (0, 1))) for k in jax.random.split(k_init)]
+    record, trajectories, settled, used, made = Record(), None, False, 0, 0
+    least = sum(Trajectories(None, (), made=i).cost(n_chains) for i in range(LEAST_TRAJECTORIES))
+    while True:
+        params, k_walk = _tuned(jax.random.fold_in(k_loop, made), rng, tools.kernel, points, record.places, params, alone=made >= WARM_UP)
+        for now in _walk(k_walk, rng, tools.kernel, tools.target, params, x, logL, record.sweep()):
+            x, logL, n_calls = now
+            spent(n_calls)
+            used, made = used + n_calls, made + 1
+            record.add(x, logL)
+        if trajectories is not None:
+            x, logL, n_calls = trajectories.move(jax.random.fold_in(k_loop, made - 1), x)  # sweeps are longer than one move
+            spent(n_calls)
+            used += n_calls
+            record.add(x, logL)
+        before, heights = settled, np.array(record.logLs)
+        drift, calm = _drift(np.array(record.places), heights, tools.periodic)
+        mixed = _between(heights) < MIXED[known]
+        settled = calm and mixed
+        if trajectories is None:
+            enough = made >= 3 * WARM_UP and (made >= LEAST_MOVES[known] * d**2 or used > LEAST_SHARE[known] * budget)
+        else:
+            enough = trajectories.made >= LEAST_TRAJECTORIES
+        n_next = n_chains * record.sweep() + (trajectories.cost(n_chains) if trajectories is not None else 0)
+        if (enough and settled and before) or most - used < n_next or expired():
+            break
+        stuck = not (known or mixed) and made >= 3 * WARM_UP and STUCK * least < used < most - least
+        if trajectories is None and tools.trajectory is not None and stuck:
+            trajectories, record = Trajectories(tools.trajectory, (np.zeros(d), np.zeros(d))), record.begun_again()
+    return Chains(*record.kept(), fold, made, used, 0 if trajectories is None else trajectories.made, drift, settled)
+
+
+def _started(rng, points, starts, n_chains):
+    """Choose where chains start: fold (c,), x (c, d), logL (c,)."""
     fold, start = np.arange(n_chains) % 2, np.empty(n_chains, int)
     for f in (0, 1):
         pick = np.flatnonzero((points.fold == f) & np.isfinite(starts))
         start[fold == f] = pick[systematic_resample(rng, starts[pick], n_chains // 2)]
-    x, logL, used = points.x[start], points.logL[start], 0
-    k_init, k_loop = jax.random.split(key)
-    params = [kernel.init_params(k, _population(rng, points, [], (0, 1))) for k in jax.random.split(k_init)]
-    places, logLs, made, stride, settled = [], [], 0, 1, False
-    while True:
-        k_tune, k_walk = jax.random.split(jax.random.fold_in(k_loop, made))
-        sources = ((0, 1), (0, 1)) if made < WARM_UP else ((1,), (0,))
-        fits = zip(jax.random.split(k_tune), sources, params, strict=True)
-        params = [kernel.tune(k, _population(rng, points, places, folds), p, None) for k, folds, p in fits]
-        n_moves = max(SWEEP, made // SWEEP)
-        for now in _walk(k_walk, rng, kernel, target, params, x, logL, n_moves):
-            x, logL, n_calls = now
-            spent(n_calls)
-            used, made = used + n_calls, made + 1
-            if made % stride == 0:
-                places.append(x)
-                logLs.append(logL)
-            if len(places) > REMEMBERED:
-                places, logLs, stride = places[1::2], logLs[1::2], 2 * stride
-        before = settled
-        heights = np.array(logLs)
-        drift, calm = _drift(np.array(places), heights, periodic)
-        settled = calm and _between(heights) < MIXED[known]
-        enough = made >= 3 * WARM_UP and (made >= LEAST_MOVES[known] * x.shape[1] ** 2 or used > LEAST_SHARE[known] * budget)
-        if (enough and settled and before) or most - used < n_chains * max(SWEEP, made // SWEEP) or expired():
-            break
-    kept = np.linspace(2 * len(places) // 3, len(places) - 1, KEPT).astype(int)
-    return Chains(np.array([places[i] for i in kept]), np.array([logLs[i] for i in kept]), fold, made, used, drift, settled)
+    return fold, points.x[start], points.logL[start]
+
+
+def _tuned(key, rng, kernel, points, places, params, *, alone):
+    """Tune the kernel of each fold, on the other fold `alone` or on both; returns their params and a key to walk with."""
+    k_tune, k_walk = jax.random.split(key)
+    sources = ((1,), (0,)) if alone else ((0, 1), (0, 1))
+    fits = zip(jax.random.split(k_tune), sources, params, strict=True)
+    return [kernel.tune(k, _population(rng, points, places, folds), p, None) for k, folds, p in fits], k_walk
 
 
 def chains_for(dim, budget, *, found=False):

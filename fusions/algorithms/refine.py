@@ -77,6 +77,7 @@ class Tools(NamedTuple):
     target : x (BATCH, d) -> (logL (BATCH,), blobs, logprior (BATCH,), likelihood calls).
     logprior : x (n, d) -> (n,), of any length.
     kernel : `Kernel` of the chains.
+    trajectory : what `hamiltonian.make_trajectory` makes; None if the likelihood has no gradient.
     periodic : d flags; bounds : (2, d) edges of the prior, infinite where it has none.
     enter, leave : internal coordinates (n, d) -> x, and back.
     """
@@ -89,6 +90,7 @@ class Tools(NamedTuple):
     target: Callable
     logprior: Callable
     kernel: Any
+    trajectory: Callable | None
     periodic: tuple
     bounds: np.ndarray
     enter: Callable
@@ -211,9 +213,7 @@ def _chains(key, rng, tools, points, found, budget, most, spent, expired):
     known = points._replace(logw=_blended(_normal(points.logw), found.alike, MODE_SHARE * found.held))
     starts = _blended(_blended(starts, found.masses, MODE_STARTS * found.held), found.alike, MODE_SHARE * found.held)
     most = min(CHAIN_BUDGET * budget, most // 2, most - 2 * UNIT)
-    return run_chains(
-        key, rng, tools.kernel, tools.target, known, starts, found.held, found.sure, tools.periodic, budget, most, spent, expired
-    )
+    return run_chains(key, rng, tools, known, starts, found.held, found.sure, budget, most, spent, expired)
 
 
 def _record(estimate, n):
