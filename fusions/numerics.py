@@ -15,6 +15,11 @@ def logsumexp(a, axis=None):
     return out.item() if axis is None else np.squeeze(out, axis=axis)
 
 
+def normalised(logw):
+    """Normalise log weights (N,)."""
+    return logw - logsumexp(logw)
+
+
 def effective_sample_size(logw):
     """Compute Kish's effective sample size (sum w)^2 / sum w^2 of log weights (N,)."""
     logw = np.asarray(logw, np.float64)

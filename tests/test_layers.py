@@ -71,7 +71,10 @@ ALLOWED = {
     "algorithms.chains": {"numerics", "types"},
     "algorithms.laplace": set(),
     "algorithms.modes": {"algorithms.laplace", "evidence", "numerics", "types"},
-    "algorithms.refine": {"algorithms.chains", "algorithms.modes", "estimators", "evidence", "flows.mixture", "kernels", "numerics"},
+    "algorithms.training": {"evidence", "numerics"},
+    "algorithms.refine": {
+        "algorithms.chains", "algorithms.modes", "algorithms.training", "estimators", "evidence", "flows.mixture", "kernels", "numerics",
+    },
     "engine": {"algorithms.refine", "edges", "evaluate", "kernels.drive", "kernels.hamiltonian", "layout", "types"},
     "again": {"algorithms", "algorithms.refine", "edges", "engine", "errors", "estimators", "evaluate", "problem"},
     "hot": {"blocks", "engine", "errors", "flows.cnf", "flows.components", "flows.matching", "priors", "problem", "tasks"},

@@ -15,14 +15,13 @@ import numpy as np
 
 from fusions.algorithms.chains import Chains, run_chains
 from fusions.algorithms.modes import joined, survey
+from fusions.algorithms.training import MODE_SHARE, blended, train
 from fusions.estimators import FINITE_KHAT, TRUSTED_KHAT, Importance, bridge, importance
 from fusions.evidence import tempered
 from fusions.flows.mixture import MixtureCNF
 from fusions.kernels import Jump
-from fusions.numerics import effective_sample_size, logsumexp, systematic_resample
+from fusions.numerics import logsumexp, normalised
 
-TRAIN_ROWS = 8192  # rows of a training set
-HOLD_EVERY = 8
 BATCH = 512
 FITS = 2  # of each fold whose flows share the draws: what one fit misses another may have
 UNIT = 2 * FITS * BATCH  # a batch from each flow
@@ -34,11 +33,8 @@ FAIR_SHARE = 0.25  # and with which a later round has not failed
 N_BOOTSTRAP = 64
 INFORMATION = (0.6, 0.3)  # of two tempered targets, relative to that of the posterior
 START_SHARES = (0.8, 0.1, 0.1)  # of chains that start from the posterior and from these
-TARGETS = ((0.85, 1.0), (0.15, 0.5))  # shares of the training set, powers of the likelihood: what fits the second bounds the weights
-MODE_SHARE = 0.15  # of all these, in equal parts from the modes found, if they hold the whole posterior
-MODE_STARTS = 0.5  # of the chains that start from the posterior or before it, from these modes with their masses
+MODE_STARTS = 0.5  # of the chains that start from the posterior or before it, from the modes found with their masses
 SURVEY_SHARE = 0.2  # of the budget, which looking for modes may take
-NESTED_TRUST = 0.25  # weight of nested points and of chains relative to their effective size
 CHAIN_BUDGET = 2  # budgets that chains may spend until they have settled
 LEAST_LEFT = 0.75  # of the budget that is left after the chains
 PATIENCE = 5  # rounds without a better effective fraction before adaptation ends
@@ -70,7 +66,7 @@ class Tools(NamedTuple):
     Attributes
     ----------
     init : key -> flow state.
-    fit : (key, state, x (TRAIN_ROWS, d)) -> state.
+    fit : (key, state, x (training.ROWS, d)) -> state.
     draw : (key, state) -> x (BATCH, d).
     roundtrip : (key, state) -> (BATCH,) error of log q that the ODE solver makes.
     logq : (state, x (BATCH, d)) -> (BATCH,).
@@ -176,7 +172,7 @@ def refine(key, rng, settings, tools, points, budget, most, spent, expired):
     def fitted(i, flows):
         """Fit once more, and give the flows of the last fits and a key to draw from them."""
         k_fit, k_draw = jax.random.split(jax.random.fold_in(k_rounds, i))
-        return [_train(k_fit, rng, tools, flows[0], points, chains, rounds, found), *(flows[: FITS - 1] if i else [])], k_draw
+        return [train(k_fit, rng, tools, flows[0], points, chains, rounds, found), *(flows[: FITS - 1] if i else [])], k_draw
 
     for i in range(settings.max_rounds):
         flows, k_draw = fitted(i, flows)
@@ -208,10 +204,10 @@ def refine(key, rng, settings, tools, points, budget, most, spent, expired):
 def _chains(key, rng, tools, points, found, budget, most, spent, expired):
     """Run chains from the posterior, from the two betas before it, and from the modes found, both by their masses and all alike."""
     starts = np.logaddexp.reduce(
-        [np.log(s) + _normal(tempered(points.logw, points.logL, b)) for s, b in zip(START_SHARES, (1.0, *betas_of(points)), strict=True)]
+        [np.log(s) + normalised(tempered(points.logw, points.logL, b)) for s, b in zip(START_SHARES, (1.0, *betas_of(points)), strict=True)]
     )
-    known = points._replace(logw=_blended(_normal(points.logw), found.alike, MODE_SHARE * found.held))
-    starts = _blended(_blended(starts, found.masses, MODE_STARTS * found.held), found.alike, MODE_SHARE * found.held)
+    known = points._replace(logw=blended(normalised(points.logw), found.alike, MODE_SHARE * found.held))
+    starts = blended(blended(starts, found.masses, MODE_STARTS * found.held), found.alike, MODE_SHARE * found.held)
     most = min(CHAIN_BUDGET * budget, most // 2, most - 2 * UNIT)
     return run_chains(key, rng, tools, known, starts, found.held, found.sure, budget, most, spent, expired)
 
@@ -254,31 +250,6 @@ def _settled(history, khat, quick):
     return len(shares) > PATIENCE and max(shares[-PATIENCE:]) < 1.1 * max(shares[:-PATIENCE])
 
 
-def _train(key, rng, tools, states, points, chains, rounds, found):
-    """Fit each flow to the points and chains of its fold and to the draws of the rounds, at the powers of the likelihood of `TARGETS`.
-
-    At each power a set of points counts by its effective size; nested points and chains by less, since masses of modes drift and places
-    of a chain depend on each other. Chains count at the posterior alone: few of them would carry a wider target. The modes found count
-    alike.
-    """
-    out = []
-    for fold, k in enumerate(jax.random.split(key)):
-        nested = points.fold == fold
-        chain_x = chains.thinned().of_fold(fold)[0]
-        x = np.concatenate([points.x[nested], chain_x, *(r.x for r in rounds)])
-        target = np.full(len(x), -np.inf)
-        for share, beta in TARGETS:
-            seen = _shared(tempered(points.logw, points.logL, beta)[nested]) + np.log(NESTED_TRUST)
-            sets = [np.logaddexp(seen, _shared(tempered(found.masses, points.logL, beta)[nested]) + np.log(found.held + 1e-300))]
-            sets += [np.full(len(chain_x), np.log(NESTED_TRUST) if beta == 1 else -np.inf)]
-            sets += [_shared(_truncated(tempered(r.logw, r.logL, beta))) for r in rounds]
-            target = np.logaddexp(target, _normal(np.concatenate(sets)) + np.log(share))
-        alike = np.pad(found.alike[nested], (0, len(x) - nested.sum()), constant_values=-np.inf)
-        target = _blended(target, alike, MODE_SHARE * found.held)
-        out.append(tools.fit(k, states[fold], _training_rows(rng, x, target)))
-    return out
-
-
 def _surveyed(rng, tools, points, budget, spent):
     """Look for modes; returns points and `Found` of `joined`, the `Survey`, and the likelihood calls that it took."""
     used = 0
@@ -297,25 +268,15 @@ def _surveyed(rng, tools, points, budget, spent):
     return *joined(points, modes), modes, used
 
 
-def _blended(logw, other, share):
-    """Give other log weights (n,) a share of normalised ones."""
-    return logw if share == 0 else np.logaddexp(logw + np.log(1 - share), _normal(other) + np.log(share))
-
-
-def _normal(logw):
-    """Normalise log weights."""
-    return logw - logsumexp(logw)
-
-
 def betas_of(points):
     """Find the betas at which prior x L^beta has each share of the posterior's information in `INFORMATION`.
 
     Regions that live points lost on their way to the posterior are still among the points of earlier contours.
     """
-    base = _normal(tempered(points.logw, points.logL, 0.0))
+    base = normalised(tempered(points.logw, points.logL, 0.0))
 
     def information(beta):
-        logw = _normal(tempered(points.logw, points.logL, beta))
+        logw = normalised(tempered(points.logw, points.logL, beta))
         seen = np.exp(logw) > 0
         return float(np.sum(np.exp(logw[seen]) * (logw[seen] - base[seen])))
 
@@ -328,28 +289,6 @@ def betas_of(points):
 
     whole = information(1.0)
     return [solve(share * whole) for share in INFORMATION]
-
-
-def _shared(logw):
-    """Normalise log weights so that their sum is their effective sample size."""
-    return _normal(logw) + np.log(effective_sample_size(logw)) if np.any(np.isfinite(logw)) else logw
-
-
-def _truncated(logw):
-    """Truncate weights at sqrt(n) times their mean (Ionides 2008, doi:10.1198/106186008X320456)."""
-    n = len(logw)
-    return np.minimum(logw, logsumexp(logw) - np.log(n) + 0.5 * np.log(n))
-
-
-def _training_rows(rng, x, logw):
-    """Resample weighted points (n, d) to a fixed number of rows; the slots held out have sources of their own."""
-    held = rng.permutation(len(x)) % HOLD_EVERY == 0
-    slots = np.arange(TRAIN_ROWS) % HOLD_EVERY == 0
-    index = np.empty(TRAIN_ROWS, int)
-    for source, slot in ((held, slots), (~held, ~slots)):
-        pick = np.flatnonzero(source)
-        index[slot] = rng.permutation(pick[systematic_resample(rng, logw[pick], slot.sum())])
-    return x[index]
 
 
 def _batches(x):

@@ -1,0 +1,65 @@
+"""Training sets of the refine phase: what the flows of each fold are fitted to."""
+
+import jax
+import numpy as np
+
+from fusions.evidence import tempered
+from fusions.numerics import effective_sample_size, logsumexp, normalised, systematic_resample
+
+ROWS = 8192  # of a training set
+HOLD_EVERY = 8
+TARGETS = ((0.85, 1.0), (0.15, 0.5))  # shares of the training set, powers of the likelihood: what fits the second bounds the weights
+MODE_SHARE = 0.15  # of all these, and of the starts of chains, in equal parts from the modes found, if they hold the whole posterior
+NESTED_TRUST = 0.25  # weight of nested points and of chains relative to their effective size
+
+
+def train(key, rng, tools, states, points, chains, rounds, found):
+    """Fit each flow to the points and chains of its fold and to the draws of the rounds, at the powers of the likelihood of `TARGETS`.
+
+    At each power a set of points counts by its effective size; nested points and chains by less, since masses of modes drift and places
+    of a chain depend on each other. Chains count at the posterior alone: few of them would carry a wider target. The modes found count
+    alike.
+    """
+    out = []
+    for fold, k in enumerate(jax.random.split(key)):
+        nested = points.fold == fold
+        chain_x = chains.thinned().of_fold(fold)[0]
+        x = np.concatenate([points.x[nested], chain_x, *(r.x for r in rounds)])
+        target = np.full(len(x), -np.inf)
+        for share, beta in TARGETS:
+            seen = _shared(tempered(points.logw, points.logL, beta)[nested]) + np.log(NESTED_TRUST)
+            sets = [np.logaddexp(seen, _shared(tempered(found.masses, points.logL, beta)[nested]) + np.log(found.held + 1e-300))]
+            sets += [np.full(len(chain_x), np.log(NESTED_TRUST) if beta == 1 else -np.inf)]
+            sets += [_shared(_truncated(tempered(r.logw, r.logL, beta))) for r in rounds]
+            target = np.logaddexp(target, normalised(np.concatenate(sets)) + np.log(share))
+        alike = np.pad(found.alike[nested], (0, len(x) - nested.sum()), constant_values=-np.inf)
+        target = blended(target, alike, MODE_SHARE * found.held)
+        out.append(tools.fit(k, states[fold], _training_rows(rng, x, target)))
+    return out
+
+
+def blended(logw, other, share):
+    """Give other log weights (n,) a share of normalised ones."""
+    return logw if share == 0 else np.logaddexp(logw + np.log(1 - share), normalised(other) + np.log(share))
+
+
+def _shared(logw):
+    """Normalise log weights so that their sum is their effective sample size."""
+    return normalised(logw) + np.log(effective_sample_size(logw)) if np.any(np.isfinite(logw)) else logw
+
+
+def _truncated(logw):
+    """Truncate weights at sqrt(n) times their mean (Ionides 2008, doi:10.1198/106186008X320456)."""
+    n = len(logw)
+    return np.minimum(logw, logsumexp(logw) - np.log(n) + 0.5 * np.log(n))
+
+
+def _training_rows(rng, x, logw):
+    """Resample weighted points (n, d) to a fixed number of rows; the slots held out have sources of their own."""
+    held = rng.permutation(len(x)) % HOLD_EVERY == 0
+    slots = np.arange(ROWS) % HOLD_EVERY == 0
+    index = np.empty(ROWS, int)
+    for source, slot in ((held, slots), (~held, ~slots)):
+        pick = np.flatnonzero(source)
+        index[slot] = rng.permutation(pick[systematic_resample(rng, logw[pick], slot.sum())])
+    return x[index]
