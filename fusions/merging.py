@@ -84,8 +84,9 @@ def _merged_refinement(results):
         "n_calls": sum(p["n_calls"] for p in parts), "ode_error": max(p["ode_error"] for p in parts),
         "rounds": [[found.logZ, found.logZ_err, found.ess / len(logw)]],
         "chains": {
-            "n_moves": min(p["chains"]["n_moves"] for p in parts), "drift": max(p["chains"]["drift"] for p in parts),
-            "settled": all(p["chains"]["settled"] for p in parts),
+            "n_moves": min(p["chains"]["n_moves"] for p in parts),
+            "n_trajectories": min(p["chains"].get("n_trajectories", 0) for p in parts),
+            "drift": max(p["chains"]["drift"] for p in parts), "settled": all(p["chains"]["settled"] for p in parts),
         },
         "modes": max((p.get("modes", []) for p in parts), key=len), "settings": parts[0]["settings"],
     }  # fmt: skip

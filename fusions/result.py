@@ -45,7 +45,8 @@ class Result:
     n_compilations : number of compilations of the loop.
     refined : what the refine phase found, or None: "importance" and "bridge" (ln Z, error), "coverage" (ln of the covered mass, error),
         "ess", "khat", "n_draws", "n_calls", "ode_error", "rounds" (ln Z, error, effective fraction of each), "chains"
-        ("n_moves", "drift", "settled"), "modes" (ln of the part of the evidence of each, to about 0.4; empty if there is one), "settings".
+        ("n_moves", "n_trajectories" of each, "drift", "settled"), "modes" (ln of the part of the evidence of each, to about 0.4; empty if
+        there is one), "settings".
     draws, draws_logw : (n, m) points drawn from the final flows in the columns of `theta`, (n,) their log importance weights.
     constraint_logmass : ln of the prior fraction that a constraint allows, and its error.
     flows : {str: array} parameters of the flows that the draws are from.

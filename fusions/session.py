@@ -217,7 +217,7 @@ class Session:
             "bridge": (bridged, float(np.hypot(bridged_err, norm_err))), "coverage": found.coverage,
             "ess": found.importance.ess, "khat": found.importance.khat, "n_draws": len(found.draws.x),
             "n_calls": self.ledger.n_calls - self.mark.n_calls, "ode_error": found.ode_error, "rounds": found.rounds.tolist(),
-            "chains": {"n_moves": found.chains.n_moves, "drift": found.chains.drift, "settled": found.chains.settled},
+            "chains": {key: getattr(found.chains, key) for key in ("n_moves", "n_trajectories", "drift", "settled")},
             "modes": found.modes.tolist() if len(found.modes) > 1 else [], "settings": repr(self.refine),
         }  # fmt: skip
         draws = {"draws": theta_of(self.problem, leave(found.draws.x), found.draws.blobs), "draws_logw": found.draws.logw}
