@@ -116,8 +116,8 @@ def _estimate_lines(result):
     draws = f"{r['ess']:,.0f} of {r['n_draws']:,}; k-hat {r['khat']:.2f}"
     lines += _line("  bridge", with_error(*r["bridge"]), f"{'ESS':<{RIGHT}}{draws}")
     n_trajectories = r["chains"].get("n_trajectories", 0)
-    moves = f"{r['chains']['n_moves']:,} moves" + (f" and {n_trajectories} trajectories" if n_trajectories else "")
-    chains = f"{moves} each; {'settled' if r['chains']['settled'] else 'not settled'}"
+    moves = f"{n_trajectories} trajectories" if n_trajectories else f"{r['chains']['n_moves']:,} moves each"
+    chains = f"{moves}; {'settled' if r['chains']['settled'] else 'not settled'}"
     lines += _line("  chains", chains, f"{'modes':<{RIGHT}}{len(r['modes'])}" if r.get("modes") else "")
     norm_err = result.constraint_logmass[1]
     own_err = np.sqrt(max(err**2 - norm_err**2, 0.0))
