@@ -21,7 +21,7 @@ from quantities import measured, quantities  # noqa: E402
 import fusions  # noqa: E402
 from fusions.flows.cnf import CNF  # noqa: E402
 from fusions.flows.matching import Training  # noqa: E402
-from fusions.kernels import Cycle, FlowKernel, HitAndRun, Jump  # noqa: E402
+from fusions.kernels import Cycle, FlowKernel, HitAndRun  # noqa: E402
 
 ROWS = HERE / "results" / "calibration.jsonl"
 FOUR = ("rosenbrock2", "shells5", "box_funnel5", "linear_gaussian5")
@@ -36,14 +36,11 @@ CONFIGS = {
     "calls": (("rosenbrock4", "shells5", "gauss_corr10", "rosenbrock10"), 3, {"n_live": 1000}),
 }
 REFINED = {
-    "rosenbrock2": 170, "rosenbrock4": 430, "shells2": 300, "eggbox": 700, "rv_a6": 400, "shells5": 500, "loggamma10": 350, "shells10": 400,
+    "rosenbrock2": 170, "rosenbrock4": 430, "shells2": 300, "eggbox": 700, "rv_a6": 350, "shells5": 500, "loggamma10": 350, "shells10": 400,
     "mixture10": 300, "box_funnel10": 400, "rosenbrock10": 500, "rosenbrock20": 1000, "linear_gaussian32": 400,
     **{f"eprv3_set{i}_planets{n}": 500 for n in (0, 1) for i in (1, 2, 3, 4)},
 }  # fmt: skip
-BESIDES = {  # settings of `nested` and of `run` besides n_live
-    "box_funnel10": ({"precision": 0.1}, {"max_calls": 200_000}),
-    "rv_a6": ({"kernel": Cycle((FlowKernel(n_moves=2), Jump(), HitAndRun()))}, {}),
-}
+DEEPER = {"box_funnel10": ({"precision": 0.1}, {"max_calls": 200_000})}  # settings of `nested` and of `run` besides n_live
 HOT = dict.fromkeys(("rosenbrock2", "rosenbrock4", "mixture5", "eprv3_set1_planets1"), 2000)
 PLANETS = {f"eprv3_set{i}_planets2": 500 for i in (1, 2, 3, 4)}
 EXTENDED = ("rosenbrock2", "rosenbrock4", "rosenbrock10", "shells5", "eggbox", "box_funnel10", "mixture10")  # of paper/benchmark.py
@@ -116,8 +113,8 @@ def run(config, seeds, only, first):
                 continue
             problem = changed(problems[name].problem, seed) if config == "hot" else problems[name].problem
             start = time.perf_counter()
-            besides, limits = BESIDES.get(name, ({}, {})) if refined else ({}, {})
-            settings = options | besides | ({"n_live": live[name]} if refined else {})
+            deeper, limits = DEEPER.get(name, ({}, {})) if refined else ({}, {})
+            settings = options | deeper | ({"n_live": live[name]} if refined else {})
             result = fusions.run(problem, fusions.nested(**settings), key=seed, refine=refined, progress=False, **limits)
             if result.info["signal"]:
                 sys.exit(f"Stopped by {result.info['signal']}; the rows so far are kept.")
