@@ -16,6 +16,7 @@ import numpy as np
 import fusions
 from fusions import kernels
 from fusions import priors as pr
+from fusions.engine import make_tools
 from fusions.flows.cnf import CNF
 from fusions.flows.mixture import MixtureCNF
 from fusions.layout import ALONE
@@ -59,6 +60,13 @@ def rows(layout):
     return np.concatenate([np.ravel(a) for a in layout.compiled(moved)(jax.random.key(1))])
 
 
+def moved(layout):
+    """Move 21 points along trajectories of 20 steps."""
+    tools, _ = make_tools(PROBLEM, SMALL_REFINE, layout)
+    x = np.random.default_rng(0).uniform(-0.4, 0.4, (21, 3)).astype(np.float32)
+    return np.concatenate([np.ravel(a) for a in tools.trajectory(jax.random.key(0), x, np.full(3, 0.1), 0.3, 20)[:3]])
+
+
 def digest(result):
     return hashlib.sha256(result.theta.tobytes() + result.logL.tobytes() + result.draws_logw.tobytes()).hexdigest()
 
@@ -87,6 +95,7 @@ def alone(folder):
         "recompiled": recompiled,
         "compilations": [one.n_compilations, many.n_compilations, flows[0][0].n_compilations, flows[0][1].n_compilations],
         "rows": [float(np.abs(rows(choose_layout(PROBLEM, n, most)) - reference).max()) for most in (None, 2)],
+        "trajectories": [float(np.abs(moved(choose_layout(PROBLEM, n, most)) - moved(ALONE)).max()) for most in (None, 2)],
         "flow": [difference(b, a) for a, b in flows],
         "flow ln Z": [(a.logZ, a.logZ_err, b.logZ, b.logZ_err) for a, b in flows],
         "digest": digest(many),

@@ -87,6 +87,10 @@ def test_rows_of_a_flow_on_eight_devices(alone):
     assert max(alone["rows"]) < 1e-5
 
 
+def test_trajectories_on_eight_devices(alone):
+    assert max(alone["trajectories"]) < 1e-4
+
+
 def test_flow_kernel_on_eight_devices(alone):
     pulls = [(many - one) / np.hypot(one_err, many_err) for one, one_err, many, many_err in alone["flow ln Z"]]
     assert len(pulls) == 5
