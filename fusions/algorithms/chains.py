@@ -124,26 +124,27 @@ class Trajectories:
     steps: tuple = (FIRST_STEP, FIRST_STEP)
     made: int = 0
 
-    @property
-    def n_steps(self):
-        """Steps of the next trajectory: none to learn the forces, then a few short ones to tune the steps."""
-        return 0 if self.made == 0 else PILOT_STEPS if self.made < PILOTS else STEPS
-
-    def cost(self, n_chains):
-        """Return the likelihood calls of the next trajectory of all chains."""
-        return GRADIENT_CALLS * n_chains * (self.n_steps + 1)
-
     def move(self, key, x):
         """Move each chain at x (c, d) along a trajectory; returns x, logL (c,), likelihood calls."""
-        n_calls, rate = self.cost(len(x)), RATES[self.made >= PILOTS]
+        n_calls, rate = calls_of(self.made, len(x)), RATES[self.made >= PILOTS]
         widths = [1 / np.sqrt(1 + self.forces[g] / max(self.made, 1)) for g in (1, 0)]  # none wider than the prior, about
         parts = zip(jax.random.split(key), (x[::2], x[1::2]), widths, self.steps, strict=True)
-        ends = [self.trajectory(*part, self.n_steps) for part in parts]
+        ends = [self.trajectory(*part, steps_of(self.made)) for part in parts]
         self.steps = tuple(self.steps[g] * np.exp(rate * (ends[g][2].mean() - ACCEPTED)) for g in (1, 0))
         self.forces = tuple(self.forces[f] + np.mean(np.nan_to_num(ends[f][3]) ** 2, axis=0) for f in (0, 1))
         self.made += 1
         x, logL = (_interleaved(pair) for pair in list(zip(*ends, strict=True))[:2])
         return x, logL, n_calls
+
+
+def steps_of(made):
+    """Return the steps of a trajectory after so many: none to learn the forces, then a few short ones to tune the step."""
+    return 0 if made == 0 else PILOT_STEPS if made < PILOTS else STEPS
+
+
+def calls_of(made, n_chains):
+    """Return the likelihood calls of a trajectory of each chain, after so many."""
+    return GRADIENT_CALLS * n_chains * (steps_of(made) + 1)
 
 
 def run_chains(key, rng, tools, points, starts, held, sure, budget, most, spent, expired):
@@ -170,7 +171,7 @@ def run_chains(key, rng, tools, points, starts, held, sure, budget, most, spent,
     k_init, k_loop = jax.random.split(key)
     params = [tools.kernel.init_params(k, _population(rng, points, [], (0, 1))) for k in jax.random.split(k_init)]
     record, trajectories, settled, used, made = Record(), None, False, 0, 0
-    least = sum(Trajectories(None, (), made=i).cost(n_chains) for i in range(LEAST_TRAJECTORIES))
+    least = sum(calls_of(i, n_chains) for i in range(LEAST_TRAJECTORIES))
     while True:
         params, k_walk = _tuned(jax.random.fold_in(k_loop, made), rng, tools.kernel, points, record.places, params, alone=made >= WARM_UP)
         for now in _walk(k_walk, rng, tools.kernel, tools.target, params, x, logL, record.sweep()):
@@ -191,7 +192,7 @@ def run_chains(key, rng, tools, points, starts, held, sure, budget, most, spent,
             enough = made >= 3 * WARM_UP and (made >= LEAST_MOVES[known] * d**2 or used > LEAST_SHARE[known] * budget)
         else:
             enough = trajectories.made >= LEAST_TRAJECTORIES
-        n_next = n_chains * record.sweep() + (trajectories.cost(n_chains) if trajectories is not None else 0)
+        n_next = n_chains * record.sweep() + (calls_of(trajectories.made, n_chains) if trajectories is not None else 0)
         if (enough and settled and before) or most - used < n_next or expired():
             break
         stuck = not (known or mixed) and made >= 3 * WARM_UP and STUCK * least < used < most - least
