@@ -34,6 +34,11 @@ class Counted:
         return np.where(inside, self.logL(x), -np.inf), np.where(inside, -x.shape[1] * np.log(2 * CUBE), -np.inf)
 
 
+def never():
+    """Say that time is not up."""
+    return False
+
+
 def islands(x):
     """Compute the log likelihood of four narrow Gaussians whose evidences are `WEIGHTS` times the prior density."""
     return np.logaddexp.reduce([np.log(w) + normal(c, WIDTH**2).logpdf(x) for w, c in zip(WEIGHTS, CENTRES, strict=True)])
@@ -101,7 +106,7 @@ def test_a_mode_known_by_its_flank_alone_gets_its_mass(seed):
     rng = np.random.default_rng(seed)
     flank = CENTRES[1] + [3 * WIDTH, 0] + 0.03 * WIDTH * rng.standard_normal((100, 2))
     x = np.concatenate([around(rng, CENTRES[:1], WIDTH, 100), flank])
-    found = modes.survey(rng, points_of(x, islands(x)), Counted(islands), (False, False), EDGES, np.inf)
+    found = modes.survey(rng, points_of(x, islands(x)), Counted(islands), (False, False), EDGES, np.inf, never)
     expected = np.log(WEIGHTS[:2]) - 2 * np.log(2 * CUBE)
     np.testing.assert_allclose(np.sort(found.logZ)[::-1], expected, atol=1.0)
 
@@ -110,7 +115,7 @@ def test_survey_finds_the_mass_of_each_mode():
     rng = np.random.default_rng(3)
     x = around(rng, CENTRES, WIDTH, 100)  # all alike, although the masses are not
     evaluate = Counted(islands)
-    found = modes.survey(rng, points_of(x, islands(x)), evaluate, (False, False), EDGES, np.inf)
+    found = modes.survey(rng, points_of(x, islands(x)), evaluate, (False, False), EDGES, np.inf, never)
     order = np.argsort(-found.logZ)
     exact = np.log(WEIGHTS) - 2 * np.log(2 * CUBE)
     np.testing.assert_allclose(found.logZ[order], exact, atol=1.2)  # six effective draws at least: three standard errors
@@ -130,7 +135,7 @@ def test_a_mode_that_died_long_before_the_posterior_is_found_again():
     logL = islands(x)
     early = np.arange(len(x)) >= 600
     logw = np.where(early, logL - logL.max() - 5, 0.0)
-    found = modes.survey(rng, points_of(x, logL, logw - np.logaddexp.reduce(logw)), Counted(islands), (False, False), EDGES, np.inf)
+    found = modes.survey(rng, points_of(x, logL, logw - np.logaddexp.reduce(logw)), Counted(islands), (False, False), EDGES, np.inf, never)
     assert len(found.logZ) == 4
     np.testing.assert_allclose(found.logZ.max(), np.log(0.4) - 2 * np.log(2 * CUBE), atol=1.2)
 
@@ -141,7 +146,7 @@ def test_a_single_gaussian_is_found_where_nested_points_are_far_from_it():
     law = normal(np.full(dim, 0.5), WIDTH**2)
     x = 0.5 + WIDTH * (5 * rng.choice([-1, 1], (200, 1)) * (np.arange(dim) < 4) + rng.standard_normal((200, dim)))
     evaluate = Counted(law.logpdf)
-    found = modes.survey(rng, points_of(x, law.logpdf(x)), evaluate, (False,) * dim, EDGES[:, :1].repeat(dim, axis=1), np.inf)
+    found = modes.survey(rng, points_of(x, law.logpdf(x)), evaluate, (False,) * dim, EDGES[:, :1].repeat(dim, axis=1), np.inf, never)
     assert len(found.logZ) == 1
     w = np.exp(found.logw)
     assert 1 / np.sum(w**2) > dim**2  # a covariance can be told from them
@@ -153,7 +158,7 @@ def test_a_single_gaussian_is_found_where_nested_points_are_far_from_it():
 def test_a_single_mode_far_from_gaussian_is_left_to_its_nested_points():
     rng = np.random.default_rng(5)
     x, evaluate = along_ridge(rng, 400), Counted(ridge)
-    assert len(modes.survey(rng, points_of(x, ridge(x)), evaluate, (False, False), EDGES, np.inf).logZ) == 0
+    assert len(modes.survey(rng, points_of(x, ridge(x)), evaluate, (False, False), EDGES, np.inf, never).logZ) == 0
     assert evaluate.n_calls < 500
 
 
@@ -169,7 +174,7 @@ def test_a_curved_mode_is_not_sure():
     x = np.stack([radius * np.sin(angle), radius * np.cos(angle) - 1], axis=1)
     x = np.concatenate([x, around(rng, np.array([[0, 2]]), WIDTH, 100)])
     points = points_of(x, two(x))
-    found = modes.survey(rng, points, Counted(two), (False, False), EDGES, np.inf)
+    found = modes.survey(rng, points, Counted(two), (False, False), EDGES, np.inf, never)
     assert not found.gaussian[np.argmax(found.logZ)]
     points = points._replace(logZ=np.logaddexp.reduce(found.logZ))
     _, parts = modes.joined(points, found)
@@ -182,8 +187,19 @@ def test_calls_are_limited():
     rng = np.random.default_rng(6)
     x = around(rng, CENTRES, WIDTH, 100)
     evaluate = Counted(islands)
-    assert len(modes.survey(rng, points_of(x, islands(x)), evaluate, (False, False), EDGES, 20).logZ) == 0
+    assert len(modes.survey(rng, points_of(x, islands(x)), evaluate, (False, False), EDGES, 20, never).logZ) == 0
     assert evaluate.n_calls < 60  # those that told the modes apart
+
+
+@pytest.mark.parametrize("n_calls", [0, 100])
+def test_survey_ends_when_time_is_up(n_calls):
+    """At once, or in the middle of the climbs."""
+    rng = np.random.default_rng(6)
+    x = around(rng, CENTRES, WIDTH, 100)
+    evaluate = Counted(islands)
+    found = modes.survey(rng, points_of(x, islands(x)), evaluate, (False, False), EDGES, np.inf, lambda: evaluate.n_calls > n_calls)
+    assert len(found.logZ) == 0
+    assert evaluate.n_calls < n_calls + 150
 
 
 def test_modes_without_mass_are_given_up():
@@ -191,7 +207,7 @@ def test_modes_without_mass_are_given_up():
     centres = np.array([[1.5, 1.5], [-1.5, 1.5], [0.0, -1.5]])
     low = lambda x: np.logaddexp.reduce([h + normal(c, WIDTH**2).logpdf(x) for h, c in zip((0, -1, -40), centres, strict=True)])  # noqa: E731
     x = around(rng, centres, WIDTH, 100)
-    found = modes.survey(rng, points_of(x, low(x)), Counted(low), (False, False), EDGES, np.inf)
+    found = modes.survey(rng, points_of(x, low(x)), Counted(low), (False, False), EDGES, np.inf, never)
     assert len(found.logZ) == 2
 
 

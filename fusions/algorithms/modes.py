@@ -189,7 +189,7 @@ def find_modes(x, logL, evaluate, periodic):
     return peaks, np.sqrt(np.mean(spread**2, axis=1))
 
 
-def survey(rng, points, evaluate, periodic, bounds, most):
+def survey(rng, points, evaluate, periodic, bounds, most, expired):
     """Find each mode among the points of a nested run at the posterior.
 
     The highest point of a mode climbs to the top, where the curvature gives a first Gaussian. Draws from it (with the tails of a Student
@@ -204,6 +204,7 @@ def survey(rng, points, evaluate, periodic, bounds, most):
     evaluate : x (m, d) -> (logL (m,), logprior (m,)).
     periodic : d flags; bounds : (2, d) edges of the prior, infinite where it has none.
     most : likelihood calls that may be taken.
+    expired : () -> whether time is up; what has been found by then is returned.
 
     Returns
     -------
@@ -216,11 +217,13 @@ def survey(rng, points, evaluate, periodic, bounds, most):
     peaks, scales = find_modes(x, logL, evaluate, periodic)
 
     def allowed(integral):
+        if expired():
+            return 0
         return most if integral > points.logZ + np.log(LEAST_SEEN) else TRIAL_SHARE * most
 
     floor = 1e-10 * x.var(axis=0) + 1e-30
     modes, integral, spent = _climbed(x[peaks], scales, floor, evaluate, angle, bounds, lambda seen: CLIMB_SHARE * allowed(seen))
-    spent += _follow(rng, modes, floor, evaluate, allowed(integral) - spent)
+    spent += _follow(rng, modes, floor, evaluate, allowed(integral) - spent, expired)
     _fill(rng, modes, floor, evaluate, allowed(integral) - spent)
     best = max((mode.logZ for mode in modes), default=-np.inf)
     arrived = [mode for mode in modes if mode.ess >= WANTED * d and mode.logZ > best - NEGLIGIBLE]
@@ -277,14 +280,14 @@ def _climbed(x, scales, floor, evaluate, angle, bounds, allowed):
     return modes, integral, spent
 
 
-def _follow(rng, modes, floor, evaluate, most):
-    """Draw from the laws of modes and learn from it, until all are done or given up or `most` calls are made; returns their number."""
+def _follow(rng, modes, floor, evaluate, most, expired):
+    """Draw from the laws of modes and learn from it, until all are done or given up, `most` calls or time are spent; returns the calls."""
     spent = 0
     for i in range(TRIES):
         best = max((mode.logZ for mode in modes), default=-np.inf)
         active = [m for m in modes if not m.done and (i < FIRST_LOOK or m.logZ > best - NEGLIGIBLE)]
         more = len(active) * DRAWS * len(floor)
-        if not active or spent + more > most:
+        if not active or spent + more > most or expired():
             break
         spent += more
         parts = [mode.law.draw(rng, int(DRAWS * len(floor) / mode.inside())) for mode in active]

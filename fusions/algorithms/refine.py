@@ -161,7 +161,7 @@ def refine(key, rng, settings, tools, points, budget, most, spent, expired):
     if budget < 3 * UNIT:
         return None
     k_init, k_rounds, k_final, k_check, k_chains = jax.random.split(key, 5)
-    points, found, modes, n_calls = _surveyed(rng, tools, points._replace(x=tools.enter(points.x)), budget, spent)
+    points, found, modes, n_calls = _surveyed(rng, tools, points._replace(x=tools.enter(points.x)), budget, spent, expired)
     budget, most = budget - n_calls, most - n_calls
     chains = _chains(k_chains, rng, tools, points, found, budget, most, spent, expired)
     quick = chains.settled and chains.n_calls <= budget
@@ -250,7 +250,7 @@ def _settled(history, khat, quick):
     return len(shares) > PATIENCE and max(shares[-PATIENCE:]) < 1.1 * max(shares[:-PATIENCE])
 
 
-def _surveyed(rng, tools, points, budget, spent):
+def _surveyed(rng, tools, points, budget, spent, expired):
     """Look for modes; returns points and `Found` of `joined`, the `Survey`, and the likelihood calls that it took."""
     used = 0
 
@@ -264,7 +264,7 @@ def _surveyed(rng, tools, points, budget, spent):
             used += n_calls
         return logL, logprior
 
-    modes = survey(rng, points, evaluate, tools.periodic, tools.bounds, SURVEY_SHARE * budget)
+    modes = survey(rng, points, evaluate, tools.periodic, tools.bounds, SURVEY_SHARE * budget, expired)
     return *joined(points, modes), modes, used
 
 
