@@ -78,9 +78,9 @@ HOT_TITLE = (
 PLANETS_TITLE = (
     "## EPRV3 challenge, two planets, narrow period priors", "",
     "There is no exact value. log10 Z of the refine phase's headline beside the value submitted to the challenge that came from",
-    "variational Bayes with long importance sampling (VB + IS; Nelson et al. 2020, arXiv:1806.04683). Scatter: between seeds. Rows of",
-    "sets 1, 3 and 4 are of the code before the present training targets; the headline of set 2, of present code, was chosen from its",
-    "estimates by the present rule after the run.", "",
+    "variational Bayes with long importance sampling (VB + IS; Nelson et al. 2020, arXiv:1806.04683). Scatter: between seeds. First",
+    "seeds of sets 1, 3 and 4 are of the code before the present training targets, that of set 2 before 23 November's changes of the",
+    "chains, with a headline chosen from its estimates by the present rule after the run; second seeds are of the present code.", "",
     "| problem | n_live | seeds | log10 Z | scatter | claimed | VB + IS | difference | of the volumes | warned | calls | s | date |",
 )  # fmt: skip
 QUANTITY_HEAD = "| problem | quantity | exact | mean over seeds | relative error of the mean | spread of seeds |"
