@@ -209,6 +209,7 @@ def test_a_lost_tail_fills_and_the_chains_know_that_it_is_not_full():
 def test_chains_that_do_not_mix_get_trajectories_if_there_is_a_gradient(monkeypatch, smooth):
     """From the middle of a ridge, with far fewer calls than moves alone take to its ends."""
     monkeypatch.setattr(chains_module, "MIXED", (0.0, 0.0))
+    monkeypatch.setattr(chains_module, "STUCK", 0.0)
     oracle, spent, calls = oracles.rosenbrock(4), [], 90_000
     tools, traces = make_tools(oracle.problem, Refine())
     start = entered(tools, nested_points(oracle.problem, 0.05 * np.random.default_rng(14).standard_normal((400, 4)), width=10.0))

@@ -33,7 +33,8 @@ LEAST_SHARE = 1.0, 0.25  # of the usual budget, which these moves may take at mo
 MIXED = 0.4, 0.6  # of the variance of the ranks of log L that lies between chains, at most: on a ridge they may stand still together
 FOUND = 0.9  # of the posterior in modes that have been found, whose draws train the flows too: half the chains will do
 KNOWN = 0.7  # of it in modes whose masses are right: chains need not mix as well
-STUCK = 0.2  # of the calls of the least trajectories, after which chains that have not mixed get these, if they can be paid
+STUCK = 0.6  # of that variance between chains, above which they get trajectories, if these can be paid
+FIRST_CALLS = 0.2  # of the calls of the least trajectories, which moves take before
 GRADIENT_CALLS = 2  # likelihood calls that a value with its gradient counts
 STEPS = 100  # of a trajectory
 PILOTS, PILOT_STEPS = 7, 8  # short trajectories that tune the step first, and their steps
@@ -186,8 +187,8 @@ def run_chains(key, rng, tools, points, starts, held, sure, budget, most, spent,
             record.add(x, logL)
         before, heights = settled, np.array(record.logLs)
         drift, calm = _drift(np.array(record.places), heights, tools.periodic)
-        mixed = _between(heights) < MIXED[known]
-        settled = calm and mixed
+        between = _between(heights)
+        settled = calm and between < MIXED[known]
         if trajectories is None:
             enough = made >= 3 * WARM_UP and (made >= LEAST_MOVES[known] * d**2 or used > LEAST_SHARE[known] * budget)
         else:
@@ -195,7 +196,7 @@ def run_chains(key, rng, tools, points, starts, held, sure, budget, most, spent,
         n_next = n_chains * record.sweep() + (calls_of(trajectories.made, n_chains) if trajectories is not None else 0)
         if (enough and settled and before) or most - used < n_next or expired():
             break
-        stuck = not (known or mixed) and made >= 3 * WARM_UP and STUCK * least < used < most - least
+        stuck = not known and between > STUCK and made >= 3 * WARM_UP and FIRST_CALLS * least < used < most - least
         if trajectories is None and tools.trajectory is not None and stuck:
             trajectories, record = Trajectories(tools.trajectory, (np.zeros(d), np.zeros(d))), record.begun_again()
     return Chains(*record.kept(), fold, made, used, 0 if trajectories is None else trajectories.made, drift, settled)
