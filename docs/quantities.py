@@ -5,8 +5,8 @@ import math
 import numpy as np
 import oracles
 
+# P(x1 < 0) and mean of the last parameter, by a transfer matrix
 ROSENBROCK = {2: (0.08195, 1.2935), 4: (0.06264, 0.8180), 10: (0.02523, 0.5576), 20: (0.01893, 0.5206)}
-# P(x1 < 0), mean of the last, by a transfer matrix
 TAIL10 = 0.03071  # P(x10 > 3) at 10 dimensions, the same way
 PERIODS = {
     (3, 3.5): 0.01628, (3.5, 4): 0.05974, (5.5, 6): 0.04818, (6, 7): 0.12521, (11, 12): 0.05463, (12, 13): 0.69122,

@@ -135,9 +135,13 @@ def _tools(problem, settings, layout, precision):
 def _trajectory(problem, space, latent, bounds, counted):
     """Make the function that moves chains along trajectories, on the host; None if the likelihood has no gradient."""
     inside = make_evaluator(problem).inside
-    if inside is None or not differentiable(lambda y: inside(latent(y))[0], space.dim):
+
+    def likelihood(y):
+        return inside(latent(y))[0]
+
+    if inside is None or not differentiable(likelihood, space.dim):
         return None
-    compiled = counted("trajectory", make_trajectory(space, lambda y: inside(latent(y))[0], bounds))
+    compiled = counted("trajectory", make_trajectory(space, likelihood, bounds))
 
     def trajectory(key, y, widths, step, n_steps):
         y, *columns = compiled(key, y, widths.astype(y.dtype), y.dtype.type(step), np.int32(n_steps))

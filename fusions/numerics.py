@@ -35,7 +35,7 @@ def on_circles(x, periodic):
 
 def systematic_resample(rng, logw, n):
     """Draw n indices with probability proportional to exp(logw), one uniform for all (low variance)."""
-    p = np.exp(np.asarray(logw, np.float64) - logsumexp(logw))
+    p = np.exp(normalised(np.asarray(logw, np.float64)))
     edges = np.cumsum(p)
     points = (rng.random() + np.arange(n)) / n
     return np.minimum(np.searchsorted(edges, points * edges[-1], side="right"), len(p) - 1)

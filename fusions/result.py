@@ -12,7 +12,7 @@ from fusions import exports, notebook, storage
 from fusions.errors import FileError, OptionError, Status
 from fusions.evidence import Evidence, evaluate_ledger
 from fusions.headline import choose
-from fusions.numerics import effective_sample_size, logsumexp, systematic_resample
+from fusions.numerics import effective_sample_size, logsumexp, normalised, systematic_resample
 from fusions.table import render, with_error
 
 MIN_RANKS = 20
@@ -45,8 +45,7 @@ class Result:
     n_compilations : number of compilations of the loop.
     refined : what the refine phase found, or None: "importance" and "bridge" (ln Z, error), "coverage" (ln of the covered mass, error),
         "ess", "khat", "n_draws", "n_calls", "ode_error", "rounds" (ln Z, error, effective fraction of each), "chains"
-        ("n_moves", "n_trajectories" of each, "drift", "settled"), "modes" (ln of the part of the evidence of each, to about 0.4; empty if
-        there is one), "settings".
+        ("n_moves", "n_trajectories", "drift", "settled"), "modes" (ln of the part of the evidence of each, if several), "settings".
     draws, draws_logw : (n, m) points drawn from the final flows in the columns of `theta`, (n,) their log importance weights.
     constraint_logmass : ln of the prior fraction that a constraint allows, and its error.
     flows : {str: array} parameters of the flows that the draws are from.
@@ -128,7 +127,7 @@ class Result:
     def posterior(self):
         """Weighted posterior points: theta (n, m) and log weights (n,), from the draws of the flows if these give the headline."""
         if self.headline.name == "importance":
-            return self.draws, self.draws_logw - logsumexp(self.draws_logw)
+            return self.draws, normalised(self.draws_logw)
         return self.theta, self.evidence.logw
 
     @cached_property
@@ -299,9 +298,9 @@ class Result:
         new = logw + ratio
         if not np.any(np.isfinite(new)):
             raise OptionError("Expected a changed model with a finite posterior at some point of this run; it is zero at all of them.")
-        p, gain = np.exp(logw - logsumexp(logw)), logsumexp(new) - logsumexp(logw)
+        p, gain = np.exp(normalised(logw)), logsumexp(new) - logsumexp(logw)
         spread = np.sqrt(np.sum((p * (np.exp(ratio - gain) - 1)) ** 2))
-        return Reweighted(self.logZ + gain, float(np.hypot(self.logZ_err, spread)), effective_sample_size(new), theta, new - logsumexp(new))
+        return Reweighted(self.logZ + gain, float(np.hypot(self.logZ_err, spread)), effective_sample_size(new), theta, normalised(new))
 
     def log_bayes_factor(self, other):
         """Compare two models of the same data.

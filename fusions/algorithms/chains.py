@@ -167,7 +167,8 @@ def run_chains(key, rng, tools, points, starts, held, sure, budget, most, spent,
     -------
     Chains
     """
-    n_chains, known, d = chains_for(points.x.shape[1], budget, found=held > FOUND), sure > KNOWN, points.x.shape[1]
+    d, known = points.x.shape[1], sure > KNOWN
+    n_chains = chains_for(d, budget, found=held > FOUND)
     fold, x, logL = _started(rng, points, starts, n_chains)
     k_init, k_loop = jax.random.split(key)
     params = [tools.kernel.init_params(k, _population(rng, points, [], (0, 1))) for k in jax.random.split(k_init)]

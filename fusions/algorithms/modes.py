@@ -13,7 +13,7 @@ from scipy.stats import multivariate_t
 
 from fusions.algorithms.laplace import laplace
 from fusions.evidence import Points, tempered
-from fusions.numerics import effective_sample_size, logsumexp, on_circles
+from fusions.numerics import effective_sample_size, logsumexp, normalised, on_circles
 from fusions.types import turned
 
 NEIGHBOURS = 6  # of a point among which a peak is the highest, or twice the dimension if that is more
@@ -328,7 +328,7 @@ def _coolest(logw, logL, wanted):
 
 def _fitted(x, logw, angle, floor, volume):
     """Fit the `Law` to weighted points x (n, d): correlations shrink where few are effective, variances don't fall to zero."""
-    w = np.exp(logw - logsumexp(logw))
+    w = np.exp(normalised(logw))
     delta = _wrapped(x - x[np.argmax(w)], angle)
     mean = w @ delta
     cov = (delta - mean).T @ (w[:, None] * (delta - mean))
@@ -347,7 +347,7 @@ def _learn(mode, x, logL, logprior, floor):
         return
     logw = mode.logprior + mode.logL - logsumexp(np.array([law.logpdf(mode.x) + np.log(n) for law, n in mode.tried]), axis=0)
     before = mode.logZ
-    mode.logZ, mode.ess, mode.logw = logsumexp(logw), effective_sample_size(logw), logw - logsumexp(logw)
+    mode.logZ, mode.ess, mode.logw = logsumexp(logw), effective_sample_size(logw), normalised(logw)
     wanted = WANTED * x.shape[1]
     enough = mode.ess >= wanted
     mode.done = enough and mode.looking and abs(mode.logZ - before) < SAME

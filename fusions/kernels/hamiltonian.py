@@ -49,14 +49,13 @@ def make_trajectory(space, likelihood, bounds):
 
     def followed(x, momentum, h, widths, n_steps):
         def leap(_, state):
-            x, momentum, force = state
+            x, momentum, force, _ = state
             x, momentum = drift(x, momentum + 0.5 * h * widths * force, h, widths)
-            force = pull(x)[1]
-            return x, momentum + 0.5 * h * widths * force, force
+            (_, heights), force = pull(x)
+            return x, momentum + 0.5 * h * widths * force, force, heights
 
         (_, (logL, before)), force = pull(x)
-        end, last, _ = jax.lax.fori_loop(0, n_steps, leap, (x, momentum, force))
-        new_logL, after = density(end)[1]
+        end, last, _, (new_logL, after) = jax.lax.fori_loop(0, n_steps, leap, (x, momentum, force, (logL, before)))
         gain = after - before - 0.5 * jnp.sum(last**2 - momentum**2, axis=1)
         return end, new_logL, logL, jnp.where(jnp.isnan(gain), 0.0, jnp.exp(jnp.minimum(gain, 0.0))), force
 
