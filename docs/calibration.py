@@ -1,6 +1,6 @@
 """Measure calibration: many seeds against exact evidences, row by row; rerun to resume.
 
-python docs/calibration.py run default|flow|slice|badflow|eprv3|calls|refined|hot|planets [--seeds 20] [--only NAME ...]
+python docs/calibration.py run default|flow|slice|badflow|eprv3|calls|refined|cheap|hot|planets [--seeds 20] [--only NAME ...]
 python docs/calibration.py table        # writes docs/calibration.md from docs/results/calibration.jsonl
 """
 
@@ -40,9 +40,16 @@ REFINED = {
     "mixture10": 300, "box_funnel10": 400, "rosenbrock10": 500, "rosenbrock20": 1000, "linear_gaussian32": 400,
     **{f"eprv3_set{i}_planets{n}": 500 for n in (0, 1) for i in (1, 2, 3, 4)},
 }  # fmt: skip
+CHEAP = dict.fromkeys(
+    (
+        "rosenbrock2", "rosenbrock4", "shells2", "eggbox", "rv_a6", "shells5", "loggamma2", "linear_gaussian5", "mixture5", "rosenbrock10",
+        "rosenbrock20",
+    ), 500,
+)  # fmt: skip
 DEEPER = {"box_funnel10": ({"precision": 0.1}, {"max_calls": 200_000})}  # settings of `nested` and of `run` besides n_live
 HOT = dict.fromkeys(("rosenbrock2", "rosenbrock4", "mixture5", "eprv3_set1_planets1"), 2000)
 PLANETS = {f"eprv3_set{i}_planets2": 500 for i in (1, 2, 3, 4)}
+LIVE = {"refined": REFINED, "cheap": CHEAP, "hot": HOT, "planets": PLANETS}  # runs with a refine phase
 EXTENDED = ("rosenbrock2", "rosenbrock4", "rosenbrock10", "shells5", "eggbox", "box_funnel10", "mixture10")  # of paper/benchmark.py
 N_EFF = 10_000  # effective draws to which their runs are extended, as many as nautilus makes by default
 POWER = 0.8  # of the likelihood of the run before a hot start: a posterior about 1.1 times as wide
@@ -69,6 +76,10 @@ REFINED_TITLE = (
     "final draws: so the rows of shells10, mixture10, loggamma10 and the funnel. linear_gaussian32 is of the code before chains were",
     "tuned on the other fold and before the present training targets; so are the rows of 21 November, also of the code before kernels",
     "stood beside the flows and before the refine phase had coordinates with edges.",
+)  # fmt: skip
+CHEAP_TITLE = (
+    "## Default settings (n_live = 500), with the refine phase", "",
+    "`fusions.run(problem)`: likelihoods traced by JAX count as cheap.",
 )  # fmt: skip
 HOT_TITLE = (
     "## Hot starts", "",
@@ -104,9 +115,9 @@ def load():
 
 def run(config, seeds, only, first):
     """Measure seed by seed, problem by problem, so that an interrupted campaign is balanced."""
-    live = {"refined": REFINED, "hot": HOT, "planets": PLANETS}.get(config)
+    live = LIVE.get(config)
     refined = live is not None
-    names, default_seeds, options = (tuple(live), 5, {"cost": "expensive"}) if refined else CONFIGS[config]
+    names, default_seeds, options = (tuple(live), 5, {} if config == "cheap" else {"cost": "expensive"}) if refined else CONFIGS[config]
     names = only or names
     problems = {name: oracle(name) for name in names}
     for seed in range(first, first + (seeds or default_seeds)):
@@ -115,7 +126,7 @@ def run(config, seeds, only, first):
                 continue
             problem = changed(problems[name].problem, seed) if config == "hot" else problems[name].problem
             start = time.perf_counter()
-            deeper, limits = DEEPER.get(name, ({}, {})) if refined else ({}, {})
+            deeper, limits = DEEPER.get(name, ({}, {})) if config == "refined" else ({}, {})
             settings = options | deeper | ({"n_live": live[name]} if refined else {})
             result = fusions.run(problem, fusions.nested(**settings), key=seed, refine=refined, progress=False, **limits)
             if result.info["signal"]:
@@ -128,7 +139,8 @@ def run(config, seeds, only, first):
             }  # fmt: skip
             if refined:
                 row |= {
-                    key: (result.refined or {}).get(key) for key in ("importance", "bridge", "coverage", "ess", "khat", "n_draws", "chains")
+                    key: (result.refined or {}).get(key)
+                    for key in ("importance", "bridge", "coverage", "uncovered", "ess", "khat", "n_draws", "chains")
                 }
                 volumes = result.evidence.logZ, result.evidence.logZ_err
                 row |= {
@@ -193,8 +205,9 @@ def table():
         pulls = np.concatenate(pulls)
         lines += ["", f"Pooled over {len(pulls)} runs: mean pull {pulls.mean():+.3f} (limit {3 / np.sqrt(len(pulls)):.3f}), rms pull "
                   f"{np.sqrt(np.mean(pulls**2)):.3f}.", ""]  # fmt: skip
-    refined, hot, planets = ([r for r in rows if r["config"] == config] for config in ("refined", "hot", "planets"))
-    lines += [*refined_table(REFINED_TITLE, refined), *quantity_table(refined), *planets_table(planets), *refined_table(HOT_TITLE, hot)]
+    refined, cheap, hot, planets = ([r for r in rows if r["config"] == config] for config in LIVE)
+    lines += [*refined_table(REFINED_TITLE, refined), *quantity_table(refined), *planets_table(planets)]
+    lines += [*refined_table(CHEAP_TITLE, cheap), *refined_table(HOT_TITLE, hot)]
     (HERE / "calibration.md").write_text("\n".join(lines) + "\n")
 
 
@@ -263,7 +276,7 @@ def main():
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=["run", "table"], nargs="?", default="table")
-    parser.add_argument("config", choices=[*CONFIGS, "refined", "hot", "planets"], nargs="?", default="default")
+    parser.add_argument("config", choices=[*CONFIGS, *LIVE], nargs="?", default="default")
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--first", type=int, default=0, help="first seed")
     parser.add_argument("--only", nargs="*")

@@ -13,6 +13,7 @@ from fusions.engine import make_tools
 from fusions.errors import OptionError
 from fusions.estimators import importance
 from fusions.evaluate import theta_of
+from fusions.flows.density import is_bent
 from fusions.problem import Problem
 
 
@@ -22,6 +23,11 @@ class Source(NamedTuple):
     problem: Any
     settings: Any
     flows: Any
+
+    @property
+    def is_bent(self):
+        """Whether the first flow has learned a velocity."""
+        return is_bent(self.flows[0][0])
 
     def draw(self, n, key):
         """Draw n points: theta (n, m), log importance weights (n,), likelihood calls."""

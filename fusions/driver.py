@@ -179,8 +179,10 @@ def _check_arguments(problem, algorithm, refine, max_calls, max_time, callback):
         raise OptionError(f"Expected fusions.nested(...), got {algorithm!r}. Type run(problem, fusions.nested(n_live=500)).")
     if refine is not False and not isinstance(refine, Refine):
         raise OptionError(f"Expected refine to be True, False or fusions.Refine(...), got {refine!r}. Type refine=True.")
-    for name, least in (("error", 0), ("max_rounds", 1), ("max_draws", 1)) if refine else ():
+    for name, least in (("error", 0), ("efficiency", 0), ("max_rounds", 1), ("max_draws", 1)) if refine else ():
         value = getattr(refine, name)
+        if value is None and name == "efficiency":
+            continue
         if not value > 0 or value < least:
             raise OptionError(f"Expected {name} of Refine to be {f'>= {least}' if least else '> 0'}, got {value!r}. Type fusions.Refine().")
     if refine and not is_settings(refine.kernel):

@@ -12,6 +12,7 @@ import numpy as np
 from fusions.algorithms.refine import BATCH, Tools
 from fusions.edges import with_edges
 from fusions.evaluate import Evaluator, make_evaluator, reject_invalid
+from fusions.flows.density import is_bent
 from fusions.kernels import drive
 from fusions.kernels.hamiltonian import differentiable, make_trajectory
 from fusions.layout import ALONE, Layout
@@ -78,6 +79,7 @@ def _counting(traces, layout):
             traces[name] += 1
             return function(*args)
 
+        run.__name__ = name
         return layout.compiled(run)
 
     return counted
@@ -103,13 +105,22 @@ def _tools(problem, settings, layout, precision):
     def host(function):
         return lambda *args: np.asarray(function(*args), np.float64)
 
-    sample = counted("draw", lambda key, state: flow.sample(key, state, BATCH))
-    logq = counted("logq", flow.logq)
+    samples = [counted("draw", lambda key, state, bent=bent: flow.sample(key, state, BATCH, bent=bent)) for bent in (False, True)]
+    logqs = [counted("logq", functools.partial(flow.logq, bent=bent)) for bent in (False, True)]
+    fits = [counted("refine", lambda key, state, x, bend=bend: flow.fit(key, state, x, bend=bend)[0]) for bend in (False, True)]
     logprior = host(jax.jit(space.logprior))
-    fit = counted("refine", lambda key, state, x: flow.fit(key, state, x)[0])
+
+    def fit(key, state, x, *, bend):
+        return fits[bend](key, state, x)
 
     def draw(key, state):
-        return np.asarray(sample(key, state))
+        return np.asarray(samples[is_bent(state)](key, state))
+
+    def logq(state, x):
+        return logqs[is_bent(state)](state, x)
+
+    def roundtrip(key, state):
+        return solved(key, state) if is_bent(state) else np.zeros(BATCH)
 
     def target(y):
         inside = logprior(y)
@@ -122,7 +133,7 @@ def _tools(problem, settings, layout, precision):
         reject_invalid(problem, x[wanted], logL[wanted])
         return logL, blobs, inside, int(wanted.sum())
 
-    roundtrip = host(counted("roundtrip", lambda key, state: flow.roundtrip(key, state, BATCH)))
+    solved = host(counted("roundtrip", lambda key, state: flow.roundtrip(key, state, BATCH)))
     moves = kernel._replace(
         **{name: counted(name, getattr(kernel, name)) for name in ("init_params", "tune", "propose", "accept")},
         init=counted("start", kernel.init),

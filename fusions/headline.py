@@ -35,8 +35,9 @@ def choose(volumes, refined, memory=0.0):
     """Choose the headline.
 
     Importance sampling has the smallest error, and is wrong without knowing it where its flows have no mass. Where it disagrees with the
-    bridge to posterior points that its flows were not trained on, or with the round before, that difference is a part of its error. It is
-    reported unless a check fails and the error of the volumes is smaller.
+    bridge to posterior points that its flows were not trained on, or with the round before, that difference is a part of its error, and
+    so is the part of the posterior that chains see and draws hardly reach. It is reported unless a check fails and the error of the
+    volumes is smaller.
 
     Parameters
     ----------
@@ -81,7 +82,7 @@ def _few(refined):
 
 def _error(refined):
     """Return the error of importance sampling, what it disagrees by included."""
-    return float(np.sqrt(refined["importance"][1] ** 2 + _gap(refined) ** 2 + _step(refined) ** 2))
+    return float(np.linalg.norm([refined["importance"][1], _gap(refined), _step(refined), refined.get("uncovered", 0.0)]))
 
 
 def _failed(refined):
@@ -119,6 +120,11 @@ def _doubts(estimate, volumes, refined, failed):
             f"{refined['chains']['drift']:.1f} standard errors, or each has seen but a part): a part of it fills slowly, and "
             "what the flows did not reach is missing. Run again with twice the live points, or with a smaller precision in nested(), "
             "so that the nested run goes on further."
+        )
+    if refined.get("uncovered", 0.0) > SIGMAS * refined["importance"][1]:
+        doubts.append(
+            f"chains hold {refined['uncovered']:.1%} of the posterior where draws hardly come: the flows miss it, and ln Z is low by as "
+            "much. Give the refine phase more rounds, fusions.Refine(max_rounds=24), or run again with twice the live points."
         )
     share = refined["ess"] / refined["n_draws"]
     if not failed and share < SURE_SHARE and refined["khat"] > FINITE_KHAT:

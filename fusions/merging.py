@@ -80,7 +80,8 @@ def _merged_refinement(results):
     bridge = float(bridges[:, 0].mean())
     refined = {
         "importance": (found.logZ, float(np.hypot(found.logZ_err, norm_err))), "bridge": (bridge, _of_mean(bridges[:, 1])),
-        "coverage": (found.logZ - bridge, _of_mean(gaps[:, 1])), "ess": found.ess, "khat": found.khat, "n_draws": len(logw),
+        "coverage": (found.logZ - bridge, _of_mean(gaps[:, 1])), "uncovered": max(p.get("uncovered", 0.0) for p in parts),
+        "ess": found.ess, "khat": found.khat, "n_draws": len(logw),
         "n_calls": sum(p["n_calls"] for p in parts), "ode_error": max(p["ode_error"] for p in parts),
         "rounds": [[found.logZ, found.logZ_err, found.ess / len(logw)]],
         "chains": {

@@ -44,6 +44,7 @@ class Result:
     seconds : {"likelihood", "training", "ode", "rest", "total": s}.
     n_compilations : number of compilations of the loop.
     refined : what the refine phase found, or None: "importance" and "bridge" (ln Z, error), "coverage" (ln of the covered mass, error),
+        "uncovered" (part of the posterior that chains see and draws hardly reach),
         "ess", "khat", "n_draws", "n_calls", "ode_error", "rounds" (ln Z, error, effective fraction of each), "chains"
         ("n_moves", "n_trajectories", "drift", "settled"), "modes" (ln of the part of the evidence of each, if several), "settings".
     draws, draws_logw : (n, m) points drawn from the final flows in the columns of `theta`, (n,) their log importance weights.

@@ -180,7 +180,8 @@ class Session:
             points, rng = self.ledger.points(self.mark.nested), generator(self.mark.rng)
             tools = tools._replace(target=self._remembered(tools.target))
             if not expired():
-                found = refinement.refine(self.k_refine, rng, self.refine, tools, points, budget, self._most(limits), spent, expired)
+                settings = self.refine, tools, points, self.algorithm.cost
+                found = refinement.refine(self.k_refine, rng, *settings, budget, self._most(limits), spent, expired)
         self.ledger.seconds["refine"] = before + time.perf_counter() - start
         self.n_compiled += sum(traces.values()) - n_traced
         self.refined = self._refined_fields(found, tools.leave) if found is not None else None
@@ -215,6 +216,7 @@ class Session:
         summary = {
             "importance": (found.importance.logZ, float(np.hypot(found.importance.logZ_err, norm_err))),
             "bridge": (bridged, float(np.hypot(bridged_err, norm_err))), "coverage": found.coverage,
+            "uncovered": found.uncovered,
             "ess": found.importance.ess, "khat": found.importance.khat, "n_draws": len(found.draws.x),
             "n_calls": self.ledger.n_calls - self.mark.n_calls, "ode_error": found.ode_error, "rounds": found.rounds.tolist(),
             "chains": {key: getattr(found.chains, key) for key in ("n_moves", "n_trajectories", "drift", "settled")},

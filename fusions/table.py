@@ -121,7 +121,8 @@ def _estimate_lines(result):
     lines += _line("  chains", chains, f"{'modes':<{RIGHT}}{len(r['modes'])}" if r.get("modes") else "")
     norm_err = result.constraint_logmass[1]
     own_err = np.sqrt(max(err**2 - norm_err**2, 0.0))
-    budget = f"shrinkage {e.logZ_err:.2g}, importance {own_err:.2g}, coverage {gap_err:.2g}, ODE {r['ode_error']:.1g}"
+    budget = f"shrinkage {e.logZ_err:.2g}, importance {own_err:.2g}, coverage {gap_err:.2g}, "
+    budget += f"uncovered {r.get('uncovered', 0.0):.2g}, ODE {r['ode_error']:.1g}"
     budget += f", prior fraction {norm_err:.2g}" if norm_err else ""
     return lines + _line("  error sources", f"{budget} nats")
 

@@ -74,9 +74,9 @@ def campaign(samplers, problems, seeds, setting, n_live, limit):
 
 
 def settings_of(sampler, setting, n_live):
-    """Return a setting's name and options; those of fusions are one rule for all problems, with its number of live points in the name."""
+    """Return a setting's name and options; the default of fusions is one rule for all problems, named by its number of live points."""
     table = importlib.import_module(f"samplers.{sampler}").SETTINGS
-    if sampler == OURS:
+    if sampler == OURS and setting is None:
         return f"n_live {n_live}", table["default"] | {"n_live": n_live}
     name = setting or next(iter(table))
     if name not in table:
@@ -240,7 +240,7 @@ def main():
     parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=PROBLEMS)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first", type=int, default=0, help="first seed")
-    parser.add_argument("--setting", help="of a peer; default the first in its table")
+    parser.add_argument("--setting", help="default the first in the table of a sampler")
     parser.add_argument("--n-live", type=int, default=500, help="live points of fusions")
     parser.add_argument("--limit", type=float, default=1800, help="seconds per run")
     parser.add_argument("--job", help=argparse.SUPPRESS)

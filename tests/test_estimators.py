@@ -116,6 +116,13 @@ def test_what_estimates_disagree_by_is_a_part_of_the_error(change, err):
     assert "a check failed" in headline.reason
 
 
+@pytest.mark.parametrize(("mass", "warned"), [(0.02, False), (0.04, True)])
+def test_mass_that_draws_do_not_reach_is_a_part_of_the_error(mass, warned):
+    headline = choose((-1.05, 0.1), {**GOOD, "uncovered": mass})
+    assert headline.logZ_err == pytest.approx(np.hypot(0.01, mass))
+    assert any("chains hold 4.0% of the posterior" in text for text in headline.warnings) == warned
+
+
 def test_headline_without_refinement_is_the_volumes():
     assert choose((-1.05, 0.1), None)[:3] == ("volumes", -1.05, 0.1)
 

@@ -47,7 +47,7 @@ ALLOWED = {
     "kernels.hamiltonian": set(),
     "kernels.jump": METROPOLIS | {"flows.cnf", "flows.components", "flows.matching", "flows.path"},
     "flows.components": GROUND | {"flows.path"},
-    "flows.density": GROUND | {"flows.components"},
+    "flows.density": GROUND | {"flows.components", "flows.path"},
     "flows.mixture": GROUND | FLOW_PARTS
     | {"flows.cnf", "flows.components", "flows.density", "flows.matching", "flows.network", "flows.transport"},
     "evidence": {"numerics"},
@@ -75,8 +75,8 @@ ALLOWED = {
     "algorithms.refine": {
         "algorithms.chains", "algorithms.modes", "algorithms.training", "estimators", "evidence", "flows.mixture", "kernels", "numerics",
     },
-    "engine": {"algorithms.refine", "edges", "evaluate", "kernels.drive", "kernels.hamiltonian", "layout", "types"},
-    "again": {"algorithms", "algorithms.refine", "edges", "engine", "errors", "estimators", "evaluate", "problem"},
+    "engine": {"algorithms.refine", "edges", "evaluate", "flows.density", "kernels.drive", "kernels.hamiltonian", "layout", "types"},
+    "again": {"algorithms", "algorithms.refine", "edges", "engine", "errors", "estimators", "evaluate", "flows.density", "problem"},
     "hot": {"blocks", "engine", "errors", "flows.cnf", "flows.components", "flows.matching", "priors", "problem", "tasks"},
     "begin": {"algorithms.nested", "errors", "evaluate", "evidence"},
     "checkpoint": {"errors", "storage"},

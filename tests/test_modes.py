@@ -225,6 +225,6 @@ def test_a_refine_phase_regains_a_mode_that_live_points_lost():
     settings = Refine(error=0.03, flow=flow)
     tools, _ = make_tools(oracle.problem, settings)
     points = points_of(x, logL, logw - np.logaddexp.reduce(logw), oracle.logZ)
-    found = refine(jax.random.key(9), rng, settings, tools, points, 20_000, 60_000, lambda n: None, lambda: False)
+    found = refine(jax.random.key(9), rng, settings, tools, points, "expensive", 20_000, 60_000, lambda n: None, lambda: False)
     assert len(found.modes) == 4
     assert abs(found.importance.logZ - oracle.logZ) < 3 * found.importance.logZ_err < 0.15

@@ -166,7 +166,7 @@ def test_evidence_plot_sets_estimates_side_by_side(refined):
 
 def test_budget_names_sources_and_clocks(refined, result):
     top, bottom = budget_plot(refined).axes
-    assert len(top.patches) == 4
+    assert len(top.patches) == 5
     assert "0.01" in [t.get_text() for t in top.texts]
     assert [t.get_text() for t in bottom.get_legend().get_texts()] == ["likelihood 3 %", "training 40 %", "moves 45 %", "rest 12 %"]
     assert len(budget_plot(result).axes[0].patches) == 1
@@ -186,6 +186,8 @@ def test_animation_follows_the_live_points(result, tmp_path):
 class Straight:
     """A source whose flow carries points along straight lines, and one of them round the circle."""
 
+    is_bent = True
+
     def paths(self, n, times, key):
         theta = np.random.default_rng(key).normal(size=(1, n, 4)) * times[:, None, None]
         theta[:, 0, 0] = np.where(times < 0.5, -3.0, 3.0)
@@ -200,5 +202,8 @@ def test_flow_plot_draws_paths_and_breaks_them_at_jumps(result):
     assert np.isnan(lines[0].get_xdata()).sum() == 1
     assert not np.isnan(lines[1].get_xdata()).any()
     assert any("No flow to show" in t for t in texts(flow_plot(result)))
+    at_rest = Straight()
+    at_rest.is_bent = False
+    assert any("The flow is at rest" in t for t in texts(flow_plot(replace(result, source=at_rest))))
     with pytest.raises(OptionError, match="flows carry no derived ones"):
         flow_plot(replace(result, source=Straight()), ["x", "r2"])

@@ -235,16 +235,70 @@ def test_a_good_last_round_is_among_the_final_draws(ball, monkeypatch):
     [((0.1, 0.4), []), ((0.6,), []), ((0.1, 0.6, 0.7), [2]), ((0.6, 0.4, 0.1, 0.5), [1, 3]), ((0.3, 0.3, 0.6, 0.3), [3])],
 )
 def test_rounds_after_the_first_good_one_are_kept_unless_they_failed(shares, kept):
-    assert refinement._kept([(0.0, 0.1, share) for share in shares]) == kept
+    assert refinement._kept([(0.0, 0.1, share) for share in shares], 0.5) == kept
+
+
+@pytest.mark.parametrize(
+    ("shares", "stalled"),
+    [
+        ((0.01,), False),
+        ((0.01, 0.03, 0.09, 0.1), False),
+        ((0.1, 0.1, 0.1), False),
+        ((0.1, 0.1, 0.1, 0.1), True),
+        ((0.4, 0.4, 0.4, 0.4), False),
+    ],
+)
+def test_a_velocity_is_learned_where_cheap_rounds_make_no_progress(shares, stalled):
+    assert refinement._stalled([(0.0, 0.1, share) for share in shares], 0.3) == stalled
+
+
+def test_cheap_calls_save_the_training_of_a_velocity():
+    """The same problem with either price of a call: no flow that any velocity bends, or all."""
+    bent = {}
+    for cost in ("cheap", "expensive"):
+        result = fusions.run(QUADRATIC, fusions.nested(n_live=60, cost=cost), refine=QUICK, progress=False)
+        assert abs(result.logZ - EXACT) < 4 * result.logZ_err
+        bent[cost] = [density.is_bent(state) for pair in result.source.flows for state in pair]
+        assert (result.refined["ode_error"] > 0) == any(bent[cost])
+    assert not any(bent["cheap"])
+    assert all(bent["expensive"])
+
+
+def test_density_without_a_velocity_is_that_of_its_draws(bimodal):
+    """Of a flow at rest: what `bent` leaves out has no share."""
+    flow, _ = bimodal
+    x = jnp.asarray(draw_ring(np.random.default_rng(0), 4000), jnp.float32)
+    flow = SMALL.build(space((False, False)))
+    state, _ = jax.jit(lambda *args: flow.fit(*args, bend=False))(jax.random.key(0), flow.init(jax.random.key(1)), x)
+    assert not density.is_bent(state)
+    assert float(state.shares.sum()) == pytest.approx(1, abs=1e-5)
+    draws = jax.jit(lambda key, state: flow.sample(key, state, 4000, bent=False))(jax.random.key(2), state)
+    without, whole = (jax.jit(lambda *args, bent=bent: flow.logq(*args, bent=bent))(state, draws) for bent in (False, True))
+    np.testing.assert_allclose(without, whole, atol=1e-5)
+    found = importance(log_ring(np.asarray(draws, float)) - np.asarray(without, float))
+    assert abs(found.logZ) < 4 * found.logZ_err
+    assert found.ess > 0.4 * len(draws)
+
+
+def test_mass_that_chains_see_and_draws_do_not():
+    """A tenth of the posterior where chains stand and draws do not come; then a draw that holds half of it, and one that holds more."""
+    chains, none = np.repeat([0.0, 8.0], [180, 20]), np.zeros(1000)
+    assert refinement.uncovered([(chains, none)] * 2, 0.0) == pytest.approx(0.1)
+    assert refinement.uncovered([(chains, none), (np.zeros(200), none)], 0.0) == pytest.approx(0.05)
+    assert refinement.uncovered([(chains - 700, none - 700)], -700.0) == pytest.approx(0.1)
+    half, more = (np.append(none[1:], np.log(weight)) for weight in (50.0, 500.0))
+    assert refinement.uncovered([(chains, half)] * 2, 0.0) == pytest.approx(0.05)
+    assert refinement.uncovered([(chains, more)] * 2, 0.0) == 0
 
 
 def test_good_rounds_end_adaptation_only_where_chains_were_quick_to_settle():
     good = [(0.0, 0.01, 0.6), (0.01, 0.01, 0.6)]
-    assert refinement._settled(good, 0.3, quick=True)
-    assert not refinement._settled(good, 0.3, quick=False)
-    assert not refinement._settled(good, 0.8, quick=True)
-    assert not refinement._settled([(0.2, 0.01, 0.6), good[1]], 0.3, quick=True)
-    assert refinement._settled([(0.0, 0.01, 0.3)] * 6, 0.3, quick=False)  # no progress
+    assert refinement._settled(good, 0.3, 0.5, quick=True)
+    assert not refinement._settled(good, 0.3, 0.5, quick=False)
+    assert not refinement._settled(good, 0.8, 0.5, quick=True)
+    assert not refinement._settled(good, 0.3, 0.7, quick=True)
+    assert not refinement._settled([(0.2, 0.01, 0.6), good[1]], 0.3, 0.5, quick=True)
+    assert refinement._settled([(0.0, 0.01, 0.3)] * 6, 0.3, 0.5, quick=False)  # no progress
 
 
 def test_the_bridge_uses_draws_of_the_present_flows_alone(ball, monkeypatch):

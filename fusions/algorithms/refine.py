@@ -28,16 +28,19 @@ UNIT = 2 * FITS * BATCH  # a batch from each flow
 LEAST_BUDGET = 10 * UNIT  # likelihood calls that a refine phase may spend after a short nested run
 ROUND_SHARE = 0.05  # of the budget or of the calls of the chains, per adaptation round
 FINAL_SHARE = 0.5  # of the budget that adaptation leaves to the final draws, if they need so many
-GOOD_SHARE = 0.5  # effective fraction of draws with which adaptation may end
-FAIR_SHARE = 0.25  # and with which a later round has not failed
+EFFICIENCY = {"cheap": 0.3, "expensive": 0.5}  # effective fraction of draws with which adaptation may end
+PROGRESS = 1.1  # ratio of effective fractions
+FAIR = 0.5  # part of it with which a later round has not failed
 N_BOOTSTRAP = 64
+THIN = 3.0  # ln of the ratio of posterior and draws above which draws are too thin
 INFORMATION = (0.6, 0.3)  # of two tempered targets, relative to that of the posterior
 START_SHARES = (0.8, 0.1, 0.1)  # of chains that start from the posterior and from these
 MODE_STARTS = 0.5  # of the chains that start from the posterior or before it, from the modes found with their masses
 SURVEY_SHARE = 0.2  # of the budget, which looking for modes may take
-CHAIN_BUDGET = 2  # budgets that chains may spend until they have settled
+CHAIN_BUDGET = {"cheap": 5, "expensive": 2}  # budgets that chains may spend until they have settled
 LEAST_LEFT = 0.75  # of the budget that is left after the chains
-PATIENCE = 5  # rounds without a better effective fraction before adaptation ends
+TRIALS = 3  # rounds without a better effective fraction before cheap calls do not save the training of a velocity any longer
+PATIENCE = 5  # and before adaptation ends
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Refine:
     Attributes
     ----------
     error : wanted standard error of ln Z by importance sampling [nats].
+    efficiency : effective fraction of draws that is enough; None for 0.3 where calls are cheap and 0.5 where they are expensive.
     max_rounds : most adaptation rounds.
     max_draws : most draws of the final estimate.
     flow : settings of the flows.
@@ -54,8 +58,9 @@ class Refine:
     """
 
     error: float = 0.011
+    efficiency: float | None = None
     max_rounds: int = 12
-    max_draws: int = 32 * BATCH
+    max_draws: int = 128 * BATCH
     flow: Any = MixtureCNF()
     kernel: Any = Jump(components=24, slides=0.6)
 
@@ -66,7 +71,7 @@ class Tools(NamedTuple):
     Attributes
     ----------
     init : key -> flow state.
-    fit : (key, state, x (training.ROWS, d)) -> state.
+    fit : (key, state, x (training.ROWS, d), *, bend) -> state; its velocity is learned if it shall `bend`.
     draw : (key, state) -> x (BATCH, d).
     roundtrip : (key, state) -> (BATCH,) error of log q that the ODE solver makes.
     logq : (state, x (BATCH, d)) -> (BATCH,).
@@ -120,6 +125,7 @@ class Refined(NamedTuple):
     importance : Importance estimate from the final draws.
     bridge : (ln Z, error).
     coverage : ln(Z_importance / Z_bridge), ln of the posterior mass that the flows cover, and its error.
+    uncovered : part of the posterior that chains see where draws are too thin, beyond what these draws hold there.
     ode_error : rms difference of log q between the two directions of the ODE.
     rounds : (rounds, 3) ln Z, its error, and the effective fraction of the draws of each adaptation round but those among the final draws.
     draws : the final `Draws`: those of the rounds after the first good one, and fresh ones.
@@ -131,6 +137,7 @@ class Refined(NamedTuple):
     importance: Importance
     bridge: tuple
     coverage: tuple
+    uncovered: float
     ode_error: float
     rounds: np.ndarray
     draws: Draws
@@ -139,7 +146,7 @@ class Refined(NamedTuple):
     modes: np.ndarray
 
 
-def refine(key, rng, settings, tools, points, budget, most, spent, expired):
+def refine(key, rng, settings, tools, points, cost, budget, most, spent, expired):
     """Run the refine phase.
 
     Parameters
@@ -149,6 +156,7 @@ def refine(key, rng, settings, tools, points, budget, most, spent, expired):
     settings : Refine
     tools : Tools
     points : `Points` of the nested run, in internal coordinates.
+    cost : "cheap" or "expensive", of likelihood calls.
     budget : likelihood calls that shall be spent; chains that have not settled may take more.
     most : likelihood calls that may be spent.
     spent : called with the number of likelihood calls when they are made.
@@ -163,16 +171,18 @@ def refine(key, rng, settings, tools, points, budget, most, spent, expired):
     k_init, k_rounds, k_final, k_check, k_chains = jax.random.split(key, 5)
     points, found, modes, n_calls = _surveyed(rng, tools, points._replace(x=tools.enter(points.x)), budget, spent, expired)
     budget, most = budget - n_calls, most - n_calls
-    chains = _chains(k_chains, rng, tools, points, found, budget, most, spent, expired)
-    quick = chains.settled and chains.n_calls <= budget
+    of_chains = min(CHAIN_BUDGET[cost] * budget, most // 2, most - 2 * UNIT)
+    chains = _chains(k_chains, rng, tools, points, found, budget, of_chains, spent, expired)
+    quick = chains.settled and (cost == "cheap" or chains.n_calls <= budget)
     budget = int(min(max(budget - chains.n_calls, LEAST_LEFT * budget), most - chains.n_calls))
     per_round = UNIT * int(np.clip(max(budget, chains.n_calls) * ROUND_SHARE / UNIT, 1, 4))
-    flows, rounds, history, of_best = [[tools.init(k) for k in jax.random.split(k_init)]], [], [], 0
+    flows, rounds, history, of_best, bend = [[tools.init(k) for k in jax.random.split(k_init)]], [], [], 0, cost == "expensive"
+    good = settings.efficiency or EFFICIENCY[cost]
 
     def fitted(i, flows):
         """Fit once more, and give the flows of the last fits and a key to draw from them."""
         k_fit, k_draw = jax.random.split(jax.random.fold_in(k_rounds, i))
-        return [train(k_fit, rng, tools, flows[0], points, chains, rounds, found), *(flows[: FITS - 1] if i else [])], k_draw
+        return [train(k_fit, rng, tools, flows[0], points, chains, rounds, found, bend=bend), *(flows[: FITS - 1] if i else [])], k_draw
 
     for i in range(settings.max_rounds):
         flows, k_draw = fitted(i, flows)
@@ -181,24 +191,25 @@ def refine(key, rng, settings, tools, points, budget, most, spent, expired):
         history.append(_record(now, per_round))
         if history[i][-1] >= history[of_best][-1]:
             best, of_best = flows, i
-        kept = _kept(history)
+        kept, bend = _kept(history, good), bend or _stalled(history, good)
         wanted = min((1 / max(history[of_best][-1], 1e-9) - 1) / settings.error**2, settings.max_draws) - per_round * len(kept)
         needed = max(min(wanted, FINAL_SHARE * budget), per_round)
-        if _settled(history, now.khat, quick) or budget - per_round * (len(rounds) + 1) < needed or expired():
+        if _settled(history, now.khat, good, quick=quick) or budget - per_round * (len(rounds) + 1) < needed or expired():
             break
     fresh = draw(k_final, tools, best, whole_units(min(wanted, budget - per_round * len(rounds))), spent)
     draws = together([*(rounds[i]._replace(fold=np.where(i == of_best, rounds[i].fold, -1)) for i in kept), fresh])
     history = [record for i, record in enumerate(history) if i not in kept]
     estimate, n = importance(draws.logw), whole_units(min(len(draws.x), settings.max_draws))
-    if _uneven(estimate, len(draws.x)) and sum(len(r.x) for r in rounds) + len(fresh.x) + n <= most - chains.n_calls and not expired():
+    payable = per_round * len(rounds) + len(fresh.x) + n <= most - chains.n_calls
+    if _uneven(estimate, len(draws.x), good) and payable and not expired():
         rounds.append(fresh)
         history.append(_record(estimate, len(draws.x)))
         best, k_draw = fitted(settings.max_rounds, best)
         draws = draw(k_draw, tools, best, n, spent)
         estimate = importance(draws.logw)
-    bridged, coverage = _bridge(rng, tools, best, chains, draws, estimate.logZ)
+    bridged, coverage, uncovered = _bridge(rng, tools, best, chains, draws, estimate.logZ)
     ode_error = float(np.sqrt(np.mean(tools.roundtrip(k_check, best[0][0]) ** 2)))
-    return Refined(estimate, bridged, coverage, ode_error, np.array(history), draws, best, chains, modes.logZ)
+    return Refined(estimate, bridged, coverage, uncovered, ode_error, np.array(history), draws, best, chains, modes.logZ)
 
 
 def _chains(key, rng, tools, points, found, budget, most, spent, expired):
@@ -208,7 +219,6 @@ def _chains(key, rng, tools, points, found, budget, most, spent, expired):
     )
     known = points._replace(logw=blended(normalised(points.logw), found.alike, MODE_SHARE * found.held))
     starts = blended(blended(starts, found.masses, MODE_STARTS * found.held), found.alike, MODE_SHARE * found.held)
-    most = min(CHAIN_BUDGET * budget, most // 2, most - 2 * UNIT)
     return run_chains(key, rng, tools, known, starts, found.held, found.sure, budget, most, spent, expired)
 
 
@@ -217,13 +227,13 @@ def _record(estimate, n):
     return estimate.logZ, estimate.logZ_err, estimate.ess / n
 
 
-def _kept(history):
+def _kept(history, good):
     """Choose the rounds that are among the final draws, by number: all after the first good one but those that failed.
 
     A round that finds what flows missed has uneven weights: to keep the good ones alone would lose what they found.
     """
-    first = next((i for i, (*_, share) in enumerate(history) if share > GOOD_SHARE), len(history))
-    return [i for i in range(first + 1, len(history)) if history[i][-1] > FAIR_SHARE]
+    first = next((i for i, (*_, share) in enumerate(history) if share > good), len(history))
+    return [i for i in range(first + 1, len(history)) if history[i][-1] > FAIR * good]
 
 
 def whole_units(n):
@@ -231,12 +241,18 @@ def whole_units(n):
     return UNIT * max(int(np.ceil(n / UNIT)), 1)
 
 
-def _uneven(estimate, n):
+def _uneven(estimate, n, good):
     """Decide whether a few of n final draws carry their estimate: they have found what the flows miss, and shall train them once more."""
-    return estimate.ess < GOOD_SHARE * n and estimate.khat > FINITE_KHAT
+    return estimate.ess < good * n and estimate.khat > FINITE_KHAT
 
 
-def _settled(history, khat, quick):
+def _stalled(history, good):
+    """Decide whether kernels and Gaussians alone do not do: no good round, and no progress in the last few."""
+    shares = [share for *_, share in history]
+    return len(shares) > TRIALS and max(shares[-TRIALS:]) < min(good, PROGRESS * max(shares[:-TRIALS]))
+
+
+def _settled(history, khat, good, *, quick):
     """Decide whether adaptation may end: without progress, or if the last two rounds were good and agree.
 
     Where chains were not `quick` to settle, a part of the posterior fills slowly, and good rounds do not show that it is full.
@@ -244,10 +260,10 @@ def _settled(history, khat, quick):
     if len(history) < 2:
         return False
     (a, a_err, a_share), (b, b_err, b_share) = history[-2:]
-    if quick and min(a_share, b_share) > GOOD_SHARE and khat < TRUSTED_KHAT and abs(a - b) < 3 * np.hypot(a_err, b_err):
+    if quick and min(a_share, b_share) > good and khat < TRUSTED_KHAT and abs(a - b) < 3 * np.hypot(a_err, b_err):
         return True
     shares = [share for *_, share in history]
-    return len(shares) > PATIENCE and max(shares[-PATIENCE:]) < 1.1 * max(shares[:-PATIENCE])
+    return len(shares) > PATIENCE and max(shares[-PATIENCE:]) < PROGRESS * max(shares[:-PATIENCE])
 
 
 def _surveyed(rng, tools, points, budget, spent, expired):
@@ -329,6 +345,10 @@ def _bridge(rng, tools, flows, chains, draws, logZ_importance):
 
     Chains share ancestors, so that resampling them misses an error of mode masses; the difference of the folds, which share none, is
     added in quadrature.
+
+    Returns
+    -------
+    (ln Z, error), (ln of the covered mass, error), uncovered mass as in `Refined`
     """
     folds = []
     for fold in (0, 1):
@@ -348,4 +368,22 @@ def _bridge(rng, tools, flows, chains, draws, logZ_importance):
     replicas = np.array(replicas)
     spread = replicas[:, 0].std(ddof=1)
     gap = (replicas[:, 1] - replicas[:, 0]).std(ddof=1)
-    return (float(logZ), float(np.hypot(spread, scatter))), (float(logZ_importance - logZ), float(np.hypot(gap, scatter)))
+    bridged, covered = (float(logZ), float(np.hypot(spread, scatter))), (float(logZ_importance - logZ), float(np.hypot(gap, scatter)))
+    return bridged, covered, uncovered([(logw, theirs) for _, logw, theirs in folds], logZ_importance)
+
+
+def uncovered(pairs, logZ):
+    """Compute the part of the posterior that chains see where draws are too thin, beyond what the draws hold there.
+
+    Parameters
+    ----------
+    pairs : for each fold log(prior L / q) of its chains, and of draws of the density q.
+    logZ : ln of the evidence by importance sampling.
+
+    Returns
+    -------
+    float, at least 0
+    """
+    seen = [np.mean(chains - logZ > THIN) for chains, _ in pairs]
+    held = [np.sum(np.exp(draws[draws - logZ > THIN] - logZ)) / len(draws) for _, draws in pairs]
+    return float(max(np.mean(seen) - np.mean(held), 0.0))

@@ -13,8 +13,10 @@ MODE_SHARE = 0.15  # of all these, and of the starts of chains, in equal parts f
 NESTED_TRUST = 0.25  # weight of nested points and of chains relative to their effective size
 
 
-def train(key, rng, tools, states, points, chains, rounds, found):
+def train(key, rng, tools, states, points, chains, rounds, found, *, bend):
     """Fit each flow to the points and chains of its fold and to the draws of the rounds, at the powers of the likelihood of `TARGETS`.
+
+    Its velocity is learned if it shall `bend`.
 
     At each power a set of points counts by its effective size; nested points and chains by less, since masses of modes drift and places
     of a chain depend on each other. Chains count at the posterior alone: few of them would carry a wider target. The modes found count
@@ -34,7 +36,7 @@ def train(key, rng, tools, states, points, chains, rounds, found):
             target = np.logaddexp(target, normalised(np.concatenate(sets)) + np.log(share))
         alike = np.pad(found.alike[nested], (0, len(x) - nested.sum()), constant_values=-np.inf)
         target = blended(target, alike, MODE_SHARE * found.held)
-        out.append(tools.fit(k, states[fold], _training_rows(rng, x, target)))
+        out.append(tools.fit(k, states[fold], _training_rows(rng, x, target), bend=bend))
     return out
 
 

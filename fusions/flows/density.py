@@ -9,19 +9,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fusions.flows.components import LOG_2PI, Components, inverse_factors, log_volume, spread_out, standardised
+from fusions.flows.components import LOG_2PI, Components, inverse_factors, log_volume, spread_out
+from fusions.flows.path import wrap
 
 WIDE_SHARE, WIDE = 0.25, 2.5  # share of draws from kernels that are so many times wider
+GROUP = 256  # kernels whose densities are computed at once: more do not fit into the cache of a core
 ITERATIONS = 20  # of expectation maximisation of the shares
 MOST_TURN = 0.1  # standard deviation of a wide kernel along an angle, in turns: it ends before it has gone round
 
 
 class Blend(NamedTuple):
-    """State of a flow, the centres (k, d) of the kernels beside it, and the shares (3,) of kernels, base and flow in the draws."""
+    """State of a flow, the centres (k, d) of the kernels beside it, and the shares (3,) of kernels, base and flow in the draws.
+
+    A flow that has learned no velocity has no share.
+    """
 
     flow: Any
     centres: Any
     shares: Any
+
+
+def is_bent(state):
+    """Tell whether the flow of a `Blend` has learned a velocity."""
+    return bool(state.shares[2] > 0)
 
 
 def kernels_at(centres, factors, period):
@@ -48,9 +58,14 @@ def draw(key, kernels, n):
 def logprob(kernels, x, period):
     """Compute ln of the density at x (n, d)."""
     d = x.shape[1]
-    half = -0.5 * jnp.sum(standardised(inverse_factors(kernels), kernels, x, period) ** 2, axis=-1)
-    shapes = jnp.logaddexp(jnp.log1p(-WIDE_SHARE) + half, jnp.log(WIDE_SHARE) - d * jnp.log(WIDE) + half / WIDE**2)
-    return jax.nn.logsumexp(shapes + kernels.logweights - log_volume(kernels), axis=1) - 0.5 * d * LOG_2PI
+
+    def of_one(kernel):
+        mean, inverse, logscale = kernel
+        half = -0.5 * jnp.sum((inverse @ wrap(x - mean, period).T) ** 2, axis=0)
+        return logscale + jnp.logaddexp(jnp.log1p(-WIDE_SHARE) + half, jnp.log(WIDE_SHARE) - d * jnp.log(WIDE) + half / WIDE**2)
+
+    parts = kernels.means, inverse_factors(kernels), kernels.logweights - log_volume(kernels)
+    return jax.nn.logsumexp(jax.lax.map(of_one, parts, batch_size=GROUP), axis=0) - 0.5 * d * LOG_2PI
 
 
 def best_shares(logq, least):
@@ -91,32 +106,34 @@ def with_others(flow, base, factors_at, space, settings):
     def kernels_of(state):
         return kernels_at(state.centres, factors_at(state.flow, state.centres), period)
 
-    def log_parts(state, x):
+    def log_parts(state, x, bent):
         kernels = kernels_of(state)
         log_kernels = space.layout.rowwise(lambda x: logprob(kernels, x, period))(x)
-        return jnp.stack([log_kernels, base_logq(state.flow, x), flow.logq(state.flow, x)])
+        return jnp.stack([log_kernels, base_logq(state.flow, x), *([flow.logq(state.flow, x)] if bent else [])])
 
     def init(key):
         dtype = jnp.zeros(()).dtype
         return Blend(flow.init(key), jnp.zeros((settings.kernels, space.dim), dtype), jnp.full(3, 1 / 3, dtype))
 
-    def fit(key, state, x):
-        learned, info = flow.fit(key, state.flow, x)
+    def fit(key, state, x, *, bend=True):
+        learned, info = flow.fit(key, state.flow, x, bend=bend)
         held = np.arange(len(x)) % settings.training.hold_every == 0
         state = Blend(learned, x[~held][: settings.kernels], state.shares)
-        least = jnp.array([settings.least_share, 0.0, settings.least_share], x.dtype)
-        return state._replace(shares=best_shares(log_parts(state, x[held]), least)), info
+        least = settings.least_share * jnp.array([1.0, 0.0, 1.0] if bend else [1.0, 0.0], x.dtype)
+        shares = best_shares(log_parts(state, x[held], bend), least)
+        return state._replace(shares=jnp.pad(shares, (0, 3 - len(shares)))), info
 
-    def sample(key, state, n):
+    def sample(key, state, n, *, bent=True):
         k_flow, k_others = jax.random.split(key)
         k_kernels, k_base = jax.random.split(k_others)
         first, second = jnp.round(jnp.cumsum(state.shares)[:2] * n)
         i = jnp.arange(n)[:, None]
         theirs = jnp.where(i < first, space.wrap(draw(k_kernels, kernels_of(state), n)), base_sample(k_base, state.flow, n))
-        return jnp.where(i < second, theirs, flow.sample(k_flow, state.flow, n))
+        return jnp.where(i < second, theirs, flow.sample(k_flow, state.flow, n)) if bent else theirs
 
-    def logq(state, x):
-        return jax.nn.logsumexp(jnp.log(state.shares)[:, None] + log_parts(state, x), axis=0)
+    def logq(state, x, *, bent=True):
+        parts = log_parts(state, x, bent)
+        return jax.nn.logsumexp(jnp.log(state.shares[: len(parts)])[:, None] + parts, axis=0)
 
     def roundtrip(key, state, n):
         return flow.roundtrip(key, state.flow, n)

@@ -52,9 +52,9 @@ class MixtureFlow(NamedTuple):
     Attributes
     ----------
     init : key -> state.
-    fit : (key, state, x (n, d)) -> (state, FitInfo).
-    sample : (key, state, n) -> x (n, d).
-    logq : (state, x (n, d)) -> (n,).
+    fit : (key, state, x (n, d), *, bend=True) -> (state, FitInfo); the velocity is learned if it shall `bend`, else the base alone.
+    sample : (key, state, n, *, bent=True) -> x (n, d); `bent` if the state has learned a velocity.
+    logq : (state, x (n, d), *, bent=True) -> (n,).
     roundtrip : (key, state, n) -> (n,) log q of draws of the flow along the solve that made them, minus log q computed back from them.
     path : (key, state, n, times (m,)) -> x (m, n, d) on the way from the base to the draws that `sample` returns.
     """
@@ -155,7 +155,7 @@ class MixtureCNF:
             base = standard_components(k, dim, dtype)
             return MixtureState(params, params, matching.optimiser(self.training).init(params), jnp.zeros(dim, dtype), scale, base)
 
-        def fit(key, state, x):
+        def fit(key, state, x, *, bend=True):
             k_base, k_fit = jax.random.split(key)
             weights = jnp.ones(len(x), x.dtype)
             shift, scale = matching.whiten(x, weights, space.periodic)
@@ -170,10 +170,12 @@ class MixtureCNF:
                 return wrap(spread_out(base, k, z), period), y1
 
             velocity, local = local_velocity(base, period)
-            learned, info = matching.fit(
-                k_fit, (state.params, state.ema_params, state.opt_state), y, weights, period,
-                velocity=velocity, coupling=from_component, training=self.training, local=local,
-            )  # fmt: skip
+            learned, info = (state.params, state.ema_params, state.opt_state), FitInfo(*jnp.full(3, jnp.nan, x.dtype))
+            if bend:
+                learned, info = matching.fit(
+                    k_fit, learned, y, weights, period,
+                    velocity=velocity, coupling=from_component, training=self.training, local=local,
+                )  # fmt: skip
             return MixtureState(*learned, shift, scale, base), info
 
         def mover(state, period, *, backward=False, divergence=True):

@@ -88,6 +88,7 @@ def _sources(result):
         sources |= {
             "importance sampling": result.refined["importance"][1],
             "coverage (bridge)": result.refined["coverage"][1],
+            "uncovered mass": result.refined.get("uncovered", 0.0),
             "ODE solver": result.refined["ode_error"],
         }
     return sources
