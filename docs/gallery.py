@@ -9,6 +9,7 @@ sys.path.append(str(HERE.parent / "examples"))
 import exoplanet_rv  # noqa: E402
 import rosenbrock  # noqa: E402
 
+import fusions  # noqa: E402
 from fusions import plot  # noqa: E402
 
 PICTURES = HERE / "pictures"
@@ -30,7 +31,8 @@ def draw_rosenbrock():
     write(plot.evidence_plot(result, {"exact": (rosenbrock.LOG_Z, 0.0)}), "rosenbrock-evidence")
     write(plot.budget_plot(result), "rosenbrock-budget")
     write(plot.level_plot(result), "rosenbrock-levels")
-    write(plot.flow_plot(result), "rosenbrock-flow")
+    bent = fusions.run(rosenbrock.problem, fusions.nested(n_live=200, cost="expensive"), key=0)
+    write(plot.flow_plot(bent), "rosenbrock-flow")
     plot.animate(result, PICTURES / "rosenbrock-live.gif")
 
 

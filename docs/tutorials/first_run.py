@@ -66,12 +66,6 @@ plot.evidence_plot(result)
 plot.budget_plot(result)
 
 # %% [markdown]
-# How the flow carries points from its base, a mixture of Gaussians, to the posterior:
-
-# %%
-plot.flow_plot(result, ["slope", "offset"])
-
-# %% [markdown]
 # ## Keep it
 #
 # `result.save("runs/line")` keeps everything, `Result.load` reads it; `result.export("csv", "line")` and the other formats
