@@ -193,7 +193,7 @@ def test_cost_that_was_timed_is_kept(monkeypatch, tmp_path):
 CHAINS = Chains(np.zeros((1, 2, 2)), np.zeros((1, 2)), np.arange(2), 8, 16, 0, 0.0, settled=True)
 
 
-def cheap_refine(key, rng, settings, tools, points, budget, most, spent, expired):
+def cheap_refine(key, rng, settings, tools, points, cost, budget, most, spent, expired):
     """Stand in for the refine phase: draws from the prior, in batches that depend on key, rng and the values before."""
     rounds, shift = [], 0.0
     for i in range(4):
@@ -206,7 +206,7 @@ def cheap_refine(key, rng, settings, tools, points, budget, most, spent, expired
             break
     found = importance(rounds[-1].logw)
     history = np.array([(found.logZ, found.logZ_err, 0.5)])
-    return refinement.Refined(found, (0.0, 1.0), (0.0, 1.0), 0.0, history, rounds[-1], [], CHAINS, np.empty(0))
+    return refinement.Refined(found, (0.0, 1.0), (0.0, 1.0), 0.0, 0.0, history, rounds[-1], [], CHAINS, np.empty(0))
 
 
 @pytest.fixture
