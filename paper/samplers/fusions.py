@@ -1,6 +1,6 @@
 """fusions with its refine phase, on the schedule of expensive likelihoods: one rule for all problems; "fast" is for seconds, not calls."""
 
-SETTINGS = {"default": {"n_live": 500, "cost": "expensive"}, "fast": {"n_live": 300, "cost": "cheap", "slices": True, "error": 0.03}}
+SETTINGS = {"default": {"n_live": 500, "cost": "expensive"}, "fast": {"n_live": 200, "cost": "cheap", "slices": True, "error": 0.05}}
 
 
 def run(name, seed, *, slices=False, error=None, **options):
