@@ -100,27 +100,12 @@ def _tools(problem, settings, layout, precision):
     del precision
     space, enter, leave, latent, bounds = with_edges(problem.space()._replace(layout=layout), problem.prior.bounded)
     evaluator, traces = make_evaluator(problem, layout), Counter()
-    flow, kernel, counted = settings.flow.build(space), settings.kernel.build(space), _counting(traces, layout)
+    kernel, counted = settings.kernel.build(space), _counting(traces, layout)
 
     def host(function):
         return lambda *args: np.asarray(function(*args), np.float64)
 
-    samples = [counted("draw", lambda key, state, bent=bent: flow.sample(key, state, BATCH, bent=bent)) for bent in (False, True)]
-    logqs = [counted("logq", functools.partial(flow.logq, bent=bent)) for bent in (False, True)]
-    fits = [counted("refine", lambda key, state, x, bend=bend: flow.fit(key, state, x, bend=bend)[0]) for bend in (False, True)]
     logprior = host(jax.jit(space.logprior))
-
-    def fit(key, state, x, *, bend):
-        return fits[bend](key, state, x)
-
-    def draw(key, state):
-        return np.asarray(samples[is_bent(state)](key, state))
-
-    def logq(state, x):
-        return logqs[is_bent(state)](state, x)
-
-    def roundtrip(key, state):
-        return solved(key, state) if is_bent(state) else np.zeros(BATCH)
 
     def target(y):
         inside = logprior(y)
@@ -133,14 +118,38 @@ def _tools(problem, settings, layout, precision):
         reject_invalid(problem, x[wanted], logL[wanted])
         return logL, blobs, inside, int(wanted.sum())
 
-    solved = host(counted("roundtrip", lambda key, state: flow.roundtrip(key, state, BATCH)))
     moves = kernel._replace(
         **{name: counted(name, getattr(kernel, name)) for name in ("init_params", "tune", "propose", "accept")},
         init=counted("start", kernel.init),
     )
     trajectory = _trajectory(problem, space, latent, bounds, counted)
-    init = counted("init", flow.init)
-    return Tools(init, fit, draw, roundtrip, host(logq), target, logprior, moves, trajectory, space.periodic, bounds, enter, leave), traces
+    init, fit, draw, roundtrip, logq = _of_flow(settings.flow.build(space), counted)
+    return Tools(
+        init, fit, draw, host(roundtrip), host(logq), target, logprior, moves, trajectory, space.periodic, bounds, enter, leave
+    ), traces
+
+
+def _of_flow(flow, counted):
+    """Compile what the `Tools` take from a flow, with and without a velocity: each when it is first needed."""
+    both = (False, True)
+    fits = [counted("refine", lambda key, state, x, bend=bend: flow.fit(key, state, x, bend=bend)[0]) for bend in both]
+    samples = [counted("draw", lambda key, state, bent=bent: flow.sample(key, state, BATCH, bent=bent)) for bent in both]
+    logqs = [counted("logq", functools.partial(flow.logq, bent=bent)) for bent in both]
+    solved = counted("roundtrip", lambda key, state: flow.roundtrip(key, state, BATCH))
+
+    def fit(key, state, x, *, bend):
+        return fits[bend](key, state, x)
+
+    def draw(key, state):
+        return np.asarray(samples[is_bent(state)](key, state))
+
+    def roundtrip(key, state):
+        return solved(key, state) if is_bent(state) else np.zeros(BATCH)
+
+    def logq(state, x):
+        return logqs[is_bent(state)](state, x)
+
+    return counted("init", flow.init), fit, draw, roundtrip, logq
 
 
 def _trajectory(problem, space, latent, bounds, counted):

@@ -264,9 +264,8 @@ def test_cheap_calls_save_the_training_of_a_velocity():
     assert all(bent["expensive"])
 
 
-def test_density_without_a_velocity_is_that_of_its_draws(bimodal):
+def test_density_without_a_velocity_is_that_of_its_draws():
     """Of a flow at rest: what `bent` leaves out has no share."""
-    flow, _ = bimodal
     x = jnp.asarray(draw_ring(np.random.default_rng(0), 4000), jnp.float32)
     flow = SMALL.build(space((False, False)))
     state, _ = jax.jit(lambda *args: flow.fit(*args, bend=False))(jax.random.key(0), flow.init(jax.random.key(1)), x)

@@ -171,8 +171,7 @@ def refine(key, rng, settings, tools, points, cost, budget, most, spent, expired
     k_init, k_rounds, k_final, k_check, k_chains = jax.random.split(key, 5)
     points, found, modes, n_calls = _surveyed(rng, tools, points._replace(x=tools.enter(points.x)), budget, spent, expired)
     budget, most = budget - n_calls, most - n_calls
-    of_chains = min(CHAIN_BUDGET[cost] * budget, most // 2, most - 2 * UNIT)
-    chains = _chains(k_chains, rng, tools, points, found, budget, of_chains, spent, expired)
+    chains = _chains(k_chains, rng, tools, points, found, cost, budget, most, spent, expired)
     quick = chains.settled and (cost == "cheap" or chains.n_calls <= budget)
     budget = int(min(max(budget - chains.n_calls, LEAST_LEFT * budget), most - chains.n_calls))
     per_round = UNIT * int(np.clip(max(budget, chains.n_calls) * ROUND_SHARE / UNIT, 1, 4))
@@ -207,18 +206,19 @@ def refine(key, rng, settings, tools, points, cost, budget, most, spent, expired
         best, k_draw = fitted(settings.max_rounds, best)
         draws = draw(k_draw, tools, best, n, spent)
         estimate = importance(draws.logw)
-    bridged, coverage, uncovered = _bridge(rng, tools, best, chains, draws, estimate.logZ)
+    checks = _bridge(rng, tools, best, chains, draws, estimate.logZ)
     ode_error = float(np.sqrt(np.mean(tools.roundtrip(k_check, best[0][0]) ** 2)))
-    return Refined(estimate, bridged, coverage, uncovered, ode_error, np.array(history), draws, best, chains, modes.logZ)
+    return Refined(estimate, *checks, ode_error, np.array(history), draws, best, chains, modes.logZ)
 
 
-def _chains(key, rng, tools, points, found, budget, most, spent, expired):
+def _chains(key, rng, tools, points, found, cost, budget, most, spent, expired):
     """Run chains from the posterior, from the two betas before it, and from the modes found, both by their masses and all alike."""
     starts = np.logaddexp.reduce(
         [np.log(s) + normalised(tempered(points.logw, points.logL, b)) for s, b in zip(START_SHARES, (1.0, *betas_of(points)), strict=True)]
     )
     known = points._replace(logw=blended(normalised(points.logw), found.alike, MODE_SHARE * found.held))
     starts = blended(blended(starts, found.masses, MODE_STARTS * found.held), found.alike, MODE_SHARE * found.held)
+    most = min(CHAIN_BUDGET[cost] * budget, most // 2, most - 2 * UNIT)
     return run_chains(key, rng, tools, known, starts, found.held, found.sure, budget, most, spent, expired)
 
 
@@ -248,8 +248,13 @@ def _uneven(estimate, n, good):
 
 def _stalled(history, good):
     """Decide whether kernels and Gaussians alone do not do: no good round, and no progress in the last few."""
+    return _no_progress(history, TRIALS) and max(share for *_, share in history[-TRIALS:]) < good
+
+
+def _no_progress(history, n):
+    """Decide whether the last n rounds were not much better than the best before."""
     shares = [share for *_, share in history]
-    return len(shares) > TRIALS and max(shares[-TRIALS:]) < min(good, PROGRESS * max(shares[:-TRIALS]))
+    return len(shares) > n and max(shares[-n:]) < PROGRESS * max(shares[:-n])
 
 
 def _settled(history, khat, good, *, quick):
@@ -262,8 +267,7 @@ def _settled(history, khat, good, *, quick):
     (a, a_err, a_share), (b, b_err, b_share) = history[-2:]
     if quick and min(a_share, b_share) > good and khat < TRUSTED_KHAT and abs(a - b) < 3 * np.hypot(a_err, b_err):
         return True
-    shares = [share for *_, share in history]
-    return len(shares) > PATIENCE and max(shares[-PATIENCE:]) < PROGRESS * max(shares[:-PATIENCE])
+    return _no_progress(history, PATIENCE)
 
 
 def _surveyed(rng, tools, points, budget, spent, expired):

@@ -109,7 +109,8 @@ def with_others(flow, base, factors_at, space, settings):
     def log_parts(state, x, bent):
         kernels = kernels_of(state)
         log_kernels = space.layout.rowwise(lambda x: logprob(kernels, x, period))(x)
-        return jnp.stack([log_kernels, base_logq(state.flow, x), *([flow.logq(state.flow, x)] if bent else [])])
+        log_flow = flow.logq(state.flow, x) if bent else jnp.full(len(x), -jnp.inf, x.dtype)
+        return jnp.stack([log_kernels, base_logq(state.flow, x), log_flow])
 
     def init(key):
         dtype = jnp.zeros(()).dtype
@@ -119,9 +120,8 @@ def with_others(flow, base, factors_at, space, settings):
         learned, info = flow.fit(key, state.flow, x, bend=bend)
         held = np.arange(len(x)) % settings.training.hold_every == 0
         state = Blend(learned, x[~held][: settings.kernels], state.shares)
-        least = settings.least_share * jnp.array([1.0, 0.0, 1.0] if bend else [1.0, 0.0], x.dtype)
-        shares = best_shares(log_parts(state, x[held], bend), least)
-        return state._replace(shares=jnp.pad(shares, (0, 3 - len(shares)))), info
+        least = settings.least_share * jnp.array([1.0, 0.0, bend], x.dtype)
+        return state._replace(shares=best_shares(log_parts(state, x[held], bend), least)), info
 
     def sample(key, state, n, *, bent=True):
         k_flow, k_others = jax.random.split(key)
@@ -132,8 +132,7 @@ def with_others(flow, base, factors_at, space, settings):
         return jnp.where(i < second, theirs, flow.sample(k_flow, state.flow, n)) if bent else theirs
 
     def logq(state, x, *, bent=True):
-        parts = log_parts(state, x, bent)
-        return jax.nn.logsumexp(jnp.log(state.shares[: len(parts)])[:, None] + parts, axis=0)
+        return jax.nn.logsumexp(jnp.log(state.shares)[:, None] + log_parts(state, x, bent), axis=0)
 
     def roundtrip(key, state, n):
         return flow.roundtrip(key, state.flow, n)
