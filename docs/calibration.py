@@ -37,7 +37,7 @@ CONFIGS = {
 }
 REFINED = {
     "rosenbrock2": 170, "rosenbrock4": 430, "shells2": 300, "eggbox": 700, "rv_a6": 350, "shells5": 500, "loggamma10": 350, "shells10": 400,
-    "mixture10": 300, "box_funnel10": 400, "rosenbrock10": 500, "rosenbrock20": 1000, "linear_gaussian32": 400,
+    "mixture10": 300, "box_funnel10": 400, "rosenbrock10": 500, "rosenbrock20": 300, "linear_gaussian32": 400,
     **{f"eprv3_set{i}_planets{n}": 500 for n in (0, 1) for i in (1, 2, 3, 4)},
 }  # fmt: skip
 CHEAP = dict.fromkeys(
@@ -46,7 +46,10 @@ CHEAP = dict.fromkeys(
         "rosenbrock20",
     ), 500,
 )  # fmt: skip
-DEEPER = {"box_funnel10": ({"precision": 0.1}, {"max_calls": 200_000})}  # settings of `nested` and of `run` besides n_live
+DEEPER = {
+    "box_funnel10": ({"precision": 0.1}, {"max_calls": 200_000}),
+    "rosenbrock20": ({"cost": "cheap", "kernel": HitAndRun()}, {}),
+}  # settings of `nested` and of `run` besides n_live
 HOT = dict.fromkeys(("rosenbrock2", "rosenbrock4", "mixture5", "eprv3_set1_planets1"), 2000)
 PLANETS = {f"eprv3_set{i}_planets2": 500 for i in (1, 2, 3, 4)}
 LIVE = {"refined": REFINED, "cheap": CHEAP, "hot": HOT, "planets": PLANETS}  # runs with a refine phase

@@ -130,7 +130,7 @@ def _doubts(estimate, volumes, refined, failed):
     if not failed and share < SURE_SHARE and refined["khat"] > FINITE_KHAT:
         doubts.append(
             f"only {share:.0%} of the draws are effective: the flows fit a part of the posterior badly and may miss another, so the error "
-            'of ln Z may be several times larger than claimed. Run again with twice the live points, or with cost="cheap".'
+            "of ln Z may be several times larger than claimed. Run again with twice the live points."
         )
     return doubts
 

@@ -39,8 +39,7 @@ MODE_STARTS = 0.5  # of the chains that start from the posterior or before it, f
 SURVEY_SHARE = 0.2  # of the budget, which looking for modes may take
 CHAIN_BUDGET = {"cheap": 5, "expensive": 2}  # budgets that chains may spend until they have settled
 LEAST_LEFT = 0.75  # of the budget that is left after the chains
-TRIALS = 3  # rounds without a better effective fraction before cheap calls do not save the training of a velocity any longer
-PATIENCE = 5  # and before adaptation ends
+PATIENCE = 5  # rounds without a better effective fraction before adaptation ends
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +174,7 @@ def refine(key, rng, settings, tools, points, cost, budget, most, spent, expired
     quick = chains.settled and (cost == "cheap" or chains.n_calls <= budget)
     budget = int(min(max(budget - chains.n_calls, LEAST_LEFT * budget), most - chains.n_calls))
     per_round = UNIT * int(np.clip(max(budget, chains.n_calls) * ROUND_SHARE / UNIT, 1, 4))
-    flows, rounds, history, of_best, bend = [[tools.init(k) for k in jax.random.split(k_init)]], [], [], 0, cost == "expensive"
+    flows, rounds, history, of_best, bend = [[tools.init(k) for k in jax.random.split(k_init)]], [], [], 0, False
     good = settings.efficiency or EFFICIENCY[cost]
 
     def fitted(i, flows):
@@ -190,7 +189,7 @@ def refine(key, rng, settings, tools, points, cost, budget, most, spent, expired
         history.append(_record(now, per_round))
         if history[i][-1] >= history[of_best][-1]:
             best, of_best = flows, i
-        kept, bend = _kept(history, good), bend or _stalled(history, good)
+        kept, bend = _kept(history, good), bend or (cost == "expensive" and _stalled(history, good))
         wanted = min((1 / max(history[of_best][-1], 1e-9) - 1) / settings.error**2, settings.max_draws) - per_round * len(kept)
         needed = max(min(wanted, FINAL_SHARE * budget), per_round)
         if _settled(history, now.khat, good, quick=quick) or budget - per_round * (len(rounds) + 1) < needed or expired():
@@ -247,8 +246,8 @@ def _uneven(estimate, n, good):
 
 
 def _stalled(history, good):
-    """Decide whether kernels and Gaussians alone do not do: no good round, and no progress in the last few."""
-    return _no_progress(history, TRIALS) and max(share for *_, share in history[-TRIALS:]) < good
+    """Decide whether kernels and Gaussians alone do not do: a round that is not good, and no progress."""
+    return history[-1][-1] < good and _no_progress(history, 1)
 
 
 def _no_progress(history, n):

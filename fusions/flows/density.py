@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from fusions.flows.components import LOG_2PI, Components, inverse_factors, log_volume, spread_out
 from fusions.flows.path import wrap
@@ -118,7 +117,7 @@ def with_others(flow, base, factors_at, space, settings):
 
     def fit(key, state, x, *, bend=True):
         learned, info = flow.fit(key, state.flow, x, bend=bend)
-        held = np.arange(len(x)) % settings.training.hold_every == 0
+        held = settings.training.held_out(len(x))
         state = Blend(learned, x[~held][: settings.kernels], state.shares)
         least = settings.least_share * jnp.array([1.0, 0.0, bend], x.dtype)
         return state._replace(shares=best_shares(log_parts(state, x[held], bend), least)), info

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from fusions.flows.base import FitInfo
@@ -35,6 +36,10 @@ class Training(NamedTuple):
     ema: float = 0.95
     hold_every: int = 8
     jitter: float = 0.2
+
+    def held_out(self, n):
+        """Mark the slots of n that a fit does not train on, as numpy flags (n,)."""
+        return np.arange(n) % self.hold_every == 0
 
 
 def optimiser(training):
@@ -104,7 +109,7 @@ def fit(key, state, y, weights, period, *, velocity: Callable, coupling: Callabl
     """
     k_held, k_data, k_rounds = jax.random.split(key, 3)
     opt = optimiser(training)
-    keep = jnp.arange(len(weights)) % training.hold_every != 0
+    keep = ~training.held_out(len(weights))
     rest = jnp.where(keep, 0.0, weights)
     held_rows = y[draw_rows(k_data, jnp.where(jnp.any(rest > 0), rest, weights), 2 * training.batch)]
     train = jnp.where(keep, weights, 0.0)

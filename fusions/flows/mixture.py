@@ -31,7 +31,7 @@ from fusions.flows.transport import trajectory, transport
 
 EM_ITERATIONS = 20
 SOFT = 4.0  # squared widening of components where their units are blended, so that the velocity stays smooth between neighbours
-EM_ROWS = 4096  # rows that the components are fitted to
+EM_ROWS = 7168  # rows that the components are fitted to, at most: all of a training set that are not held out
 ROWS_EACH = 3  # of them at least for each number in a component's covariance
 
 
@@ -162,7 +162,8 @@ class MixtureCNF:
             known = rescaled(state.base, space.wrap(state.shift - shift), scale, state.scale)
             state = state._replace(shift=shift, scale=scale)
             period, y = period_of(state), whitened(state, x)
-            base = fit_components(k_base, y[:EM_ROWS], weights[:EM_ROWS], known, period, EM_ITERATIONS)
+            seen = y[~self.training.held_out(len(y))][:EM_ROWS]
+            base = fit_components(k_base, seen, weights[: len(seen)], known, period, EM_ITERATIONS)
             inverse = inverse_factors(base)
 
             def from_component(key, z, y1, period):
