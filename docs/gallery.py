@@ -31,7 +31,8 @@ def draw_rosenbrock():
     write(plot.evidence_plot(result, {"exact": (rosenbrock.LOG_Z, 0.0)}), "rosenbrock-evidence")
     write(plot.budget_plot(result), "rosenbrock-budget")
     write(plot.level_plot(result), "rosenbrock-levels")
-    bent = fusions.run(rosenbrock.problem, fusions.nested(n_live=200, cost="expensive"), key=0)
+    ambitious = fusions.Refine(efficiency=0.95)  # more than kernels and Gaussians reach: its flows learn a velocity
+    bent = fusions.run(rosenbrock.problem, fusions.nested(n_live=200, cost="expensive"), key=0, refine=ambitious)
     write(plot.flow_plot(bent), "rosenbrock-flow")
     plot.animate(result, PICTURES / "rosenbrock-live.gif")
 

@@ -29,7 +29,7 @@ def _label_axes(ax, result, pair):
 
 
 def flow_plot(result, params=None, n=300, key=0):
-    """Draw how the flow carries points from its base to the posterior, in two parameters; where calls are cheap it is often at rest.
+    """Draw how the flow carries points from its base to the posterior, in two parameters, if it has learned to.
 
     Parameters
     ----------
@@ -46,7 +46,9 @@ def flow_plot(result, params=None, n=300, key=0):
     if result.source is None or len(pair) < 2:
         return message("No flow to show: run with refine=True, or attach the problem with\nfusions.attach(result, problem).")
     if not result.source.is_bent:
-        return message('The flow is at rest: kernels and Gaussians were enough.\nWith cost="expensive" it always learns a velocity.')
+        return message(
+            'The flow is at rest: kernels and Gaussians were enough.\nWith cost="expensive" it learns a velocity if they are not.'
+        )
     if not set(pair) <= set(result.names[: result.n_params]):
         raise OptionError(
             f"Expected two parameters out of {list(result.names[: result.n_params])}, got {pair}: flows carry no derived ones."
