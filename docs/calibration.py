@@ -79,8 +79,8 @@ REFINED_TITLE = (
 )  # fmt: skip
 CHEAP_TITLE = (
     "## Default settings (n_live = 500), with the refine phase", "",
-    "`fusions.run(problem)`: likelihoods traced by JAX count as cheap. Of the code before components were fitted to every row not held out;",
-    "that Rosenbrock-10 had a velocity, which cheap calls save now.",
+    "`fusions.run(problem)`: likelihoods traced by JAX count as cheap. Of the code before components were fitted to every row not held",
+    "out; that Rosenbrock-10 had a velocity, which cheap calls save now.",
 )  # fmt: skip
 HOT_TITLE = (
     "## Hot starts", "",
