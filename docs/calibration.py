@@ -46,7 +46,7 @@ CHEAP = dict.fromkeys(
         "rosenbrock20",
     ), 500,
 )  # fmt: skip
-DEEPER = {
+OWN = {
     "box_funnel10": ({"precision": 0.1}, {"max_calls": 200_000}),
     "rosenbrock20": ({"cost": "cheap", "kernel": HitAndRun()}, {}),
 }  # settings of `nested` and of `run` besides n_live
@@ -127,8 +127,8 @@ def run(config, seeds, only, first):
                 continue
             problem = changed(problems[name].problem, seed) if config == "hot" else problems[name].problem
             start = time.perf_counter()
-            deeper, limits = DEEPER.get(name, ({}, {})) if config == "refined" else ({}, {})
-            settings = options | deeper | ({"n_live": live[name]} if refined else {})
+            own, limits = OWN.get(name, ({}, {})) if config == "refined" else ({}, {})
+            settings = options | own | ({"n_live": live[name]} if refined else {})
             result = fusions.run(problem, fusions.nested(**settings), key=seed, refine=refined, progress=False, **limits)
             if result.info["signal"]:
                 sys.exit(f"Stopped by {result.info['signal']}; the rows so far are kept.")
