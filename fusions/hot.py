@@ -21,7 +21,7 @@ from fusions.priors import Prior
 from fusions.problem import Problem
 from fusions.tasks import RATIO, Shifted
 
-BATCHES = 8  # of draws of the flows that the Gaussians are fitted to
+BATCHES = 16  # of draws of the flows that the Gaussians are fitted to
 COMPONENTS = 24
 ITERATIONS = 20  # of expectation maximisation
 WIDTHS = (1.0, 2.0)  # of the Gaussians, half of the draws each: the posterior may have moved by a part of its width

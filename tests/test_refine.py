@@ -240,7 +240,14 @@ def test_rounds_after_the_first_good_one_are_kept_unless_they_failed(shares, kep
 
 @pytest.mark.parametrize(
     ("shares", "stalled"),
-    [((0.01,), False), ((0.01, 0.03, 0.09, 0.1), False), ((0.1, 0.1), True), ((0.4, 0.1), True), ((0.4, 0.4), False)],
+    [
+        ((0.01,), False),
+        ((0.01, 0.03, 0.09, 0.1), False),
+        ((0.1, 0.1, 0.1), False),
+        ((0.1, 0.1, 0.1, 0.1), True),
+        ((0.2, 0.01, 0.1, 0.15), True),
+        ((0.4, 0.1, 0.1, 0.1), False),
+    ],
 )
 def test_a_velocity_is_learned_where_rounds_make_no_progress(shares, stalled):
     assert refinement._stalled([(0.0, 0.1, share) for share in shares], 0.3) == stalled

@@ -1,9 +1,9 @@
 """Refine an evidence: fit flows to the posterior, draw from them, and estimate ln Z by importance and by bridge sampling.
 
 The nested run's points form two folds, after the halves of the live points; chains at the posterior go on from them. Each fold trains
-one flow, and its chains are the posterior sample that bridge sampling sets against draws of the *other* flow. Draws come from the equal
-mixture of both; those of the adaptation rounds join the training of the next. No draw has trained a flow that it is from, so that each
-round estimates ln Z; the reported figures use fresh draws and all rounds after the first good one.
+flows of its own, and its chains are the posterior sample that bridge sampling sets against draws of the *other* flows. Draws come from
+the equal mixture of all; those of the adaptation rounds join the training of the next. No draw has trained a flow that it is from, so
+that each round estimates ln Z; the reported figures use fresh draws and all rounds after the first good one.
 """
 
 import dataclasses
@@ -22,8 +22,8 @@ from fusions.flows.mixture import MixtureCNF
 from fusions.kernels import Jump
 from fusions.numerics import logsumexp, normalised
 
-BATCH = 512
-FITS = 2  # of each fold whose flows share the draws: what one fit misses another may have
+BATCH = 256
+FITS = 4  # of each fold, from other starts and rows, whose flows share the draws: what one fit misses another has
 UNIT = 2 * FITS * BATCH  # a batch from each flow
 LEAST_BUDGET = 10 * UNIT  # likelihood calls that a refine phase may spend after a short nested run
 ROUND_SHARE = 0.05  # of the budget or of the calls of the chains, per adaptation round
@@ -40,6 +40,7 @@ SURVEY_SHARE = 0.2  # of the budget, which looking for modes may take
 CHAIN_BUDGET = {"cheap": 5, "expensive": 2}  # budgets that chains may spend until they have settled
 LEAST_LEFT = 0.75  # of the budget that is left after the chains
 PATIENCE = 5  # rounds without a better effective fraction before adaptation ends
+BENT_AFTER = 3  # such rounds before flows learn a velocity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,16 +175,10 @@ def refine(key, rng, settings, tools, points, cost, budget, most, spent, expired
     quick = chains.settled and (cost == "cheap" or chains.n_calls <= budget)
     budget = int(min(max(budget - chains.n_calls, LEAST_LEFT * budget), most - chains.n_calls))
     per_round = UNIT * int(np.clip(max(budget, chains.n_calls) * ROUND_SHARE / UNIT, 1, 4))
-    flows, rounds, history, of_best, bend = [[tools.init(k) for k in jax.random.split(k_init)]], [], [], 0, False
-    good = settings.efficiency or EFFICIENCY[cost]
-
-    def fitted(i, flows):
-        """Fit once more, and give the flows of the last fits and a key to draw from them."""
-        k_fit, k_draw = jax.random.split(jax.random.fold_in(k_rounds, i))
-        return [train(k_fit, rng, tools, flows[0], points, chains, rounds, found, bend=bend), *(flows[: FITS - 1] if i else [])], k_draw
-
+    flows, rounds, history, of_best, bend = [[tools.init(k) for k in jax.random.split(k_init)]] * FITS, [], [], 0, False
+    good, fitted = settings.efficiency or EFFICIENCY[cost], _fitter(k_rounds, rng, tools, points, chains, found)
     for i in range(settings.max_rounds):
-        flows, k_draw = fitted(i, flows)
+        flows, k_draw = fitted(i, flows, rounds, bend=bend)
         rounds.append(draw(k_draw, tools, flows, per_round, spent))
         now = importance(rounds[-1].logw)
         history.append(_record(now, per_round))
@@ -202,7 +197,7 @@ def refine(key, rng, settings, tools, points, cost, budget, most, spent, expired
     if _uneven(estimate, len(draws.x), good) and payable and not expired():
         rounds.append(fresh)
         history.append(_record(estimate, len(draws.x)))
-        best, k_draw = fitted(settings.max_rounds, best)
+        best, k_draw = fitted(settings.max_rounds, best, rounds, bend=bend)
         draws = draw(k_draw, tools, best, n, spent)
         estimate = importance(draws.logw)
     checks = _bridge(rng, tools, best, chains, draws, estimate.logZ)
@@ -219,6 +214,22 @@ def _chains(key, rng, tools, points, found, cost, budget, most, spent, expired):
     starts = blended(blended(starts, found.masses, MODE_STARTS * found.held), found.alike, MODE_SHARE * found.held)
     most = min(CHAIN_BUDGET[cost] * budget, most // 2, most - 2 * UNIT)
     return run_chains(key, rng, tools, known, starts, found.held, found.sure, budget, most, spent, expired)
+
+
+def _fitter(key, rng, tools, points, chains, found):
+    """Make the function that fits flows once more, from the flows before and the rounds of draws; gives a key to draw from them too.
+
+    Flows with a velocity cost much to fit: of these there is a new one of each fold, beside the one before.
+    """
+
+    def fitted(i, flows, rounds, *, bend):
+        k_fit, k_draw = jax.random.split(jax.random.fold_in(key, i))
+        before = flows[:1] if bend else flows
+        keys = jax.random.split(k_fit, len(before))
+        new = [train(k, rng, tools, pair, points, chains, rounds, found, bend=bend) for k, pair in zip(keys, before, strict=True)]
+        return [*new, *before] if bend else new, k_draw
+
+    return fitted
 
 
 def _record(estimate, n):
@@ -246,8 +257,8 @@ def _uneven(estimate, n, good):
 
 
 def _stalled(history, good):
-    """Decide whether kernels and Gaussians alone do not do: a round that is not good, and no progress."""
-    return history[-1][-1] < good and _no_progress(history, 1)
+    """Decide whether kernels and Gaussians alone do not do: no good round yet, and no progress."""
+    return max(share for *_, share in history) < good and _no_progress(history, BENT_AFTER)
 
 
 def _no_progress(history, n):
