@@ -74,13 +74,13 @@ REFINED_TITLE = (
     'Settings: `nested(n_live=..., cost="expensive")`, calls and seconds of nested run and refine phase together. pull: mean and',
     "standard deviation; warned: runs whose headline carries a warning. The funnel has `precision=0.1` and `max_calls=200_000` besides,",
     'Rosenbrock-20 `cost="cheap"` and slices alone in the nested run (`kernel=HitAndRun()`). All rows are of the present code, but those',
-    "of Rosenbrock-10 and of EPRV3 without a planet: there flows learned a velocity from the first round on, and components were fitted",
-    "to half of the rows.",
+    "of Rosenbrock-10 and of EPRV3 without a planet: there each fold had one fit a round with a velocity from the first round on, and",
+    "components were fitted to half of the rows.",
 )  # fmt: skip
 CHEAP_TITLE = (
     "## Default settings (n_live = 500), with the refine phase", "",
     "`fusions.run(problem)`: likelihoods traced by JAX count as cheap. Of the code before components were fitted to every row not held",
-    "out; that Rosenbrock-10 had a velocity, which cheap calls save now.",
+    "out, and with one fit of each fold a round; that Rosenbrock-10 had a velocity, which cheap calls save now.",
 )  # fmt: skip
 HOT_TITLE = (
     "## Hot starts", "",

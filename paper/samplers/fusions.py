@@ -1,6 +1,6 @@
 """fusions with its refine phase, on the schedule of expensive likelihoods: one rule for all problems; "fast" is for seconds, not calls."""
 
-FAST = {"error": 0.05, "max_rounds": 4}
+FAST = {"error": 0.05, "max_rounds": 2}
 SETTINGS = {"default": {"n_live": 500, "cost": "expensive"}, "fast": {"n_live": 200, "cost": "cheap", "slices": True, "refine": FAST}}
 
 
