@@ -15,7 +15,15 @@ from fusions.algorithms import refine as refinement
 from fusions.errors import OptionError
 from fusions.estimators import importance
 from fusions.flows import density
-from fusions.flows.components import MOST_TURN, Components, elongated, fit_components, mixture_logprob
+from fusions.flows.components import (
+    MOST_TURN,
+    Components,
+    choose_components,
+    draw_mixture,
+    elongated,
+    fit_components,
+    mixture_logprob,
+)
 from fusions.flows.matching import Training
 from fusions.flows.mixture import MixtureCNF
 from fusions.types import Space
@@ -196,6 +204,39 @@ def test_expectation_maximisation_finds_separate_modes():
     logq = mixture_logprob(base, jnp.asarray(y), period, (False, False))
     ideal = -np.log(3) - np.log(2 * np.pi * 0.01) - 1
     assert float(logq.mean()) == pytest.approx(ideal, abs=0.1)
+
+
+def weighted_components(rows, seed):
+    """Fit 24, 12 or 6 components to three quarters of the rows; returns those that have weight, and all."""
+    rng, n = np.random.default_rng(seed), 3 * len(rows) // 4
+    y = jnp.asarray(rng.permutation(rows), jnp.float32)
+    period = jnp.full(y.shape[1], jnp.inf)
+    base = choose_components(jax.random.key(seed), y[:n], y[n:], (24, 12, 6), period, 20)
+    return int(jnp.isfinite(base.logweights).sum()), base
+
+
+def test_rows_held_out_choose_few_components_where_rows_are_few():
+    rng = np.random.default_rng(2)
+    used, base = weighted_components(rng.normal(size=(1200, 8)), 0)
+    assert used == 6
+    draws = draw_mixture(jax.random.key(1), base, 4000)
+    np.testing.assert_allclose(draws.std(axis=0), 1.0, atol=0.15)
+
+
+def test_rows_held_out_choose_a_component_for_each_mode():
+    rng = np.random.default_rng(3)
+    modes = rng.uniform(-10, 10, (18, 2))
+    used, base = weighted_components(modes[rng.integers(0, 18, 2400)] + 0.02 * rng.normal(size=(2400, 2)), 1)
+    assert used == 24
+    at_modes = mixture_logprob(base, jnp.asarray(modes, jnp.float32), jnp.full(2, jnp.inf), (False, False))
+    assert np.all(at_modes > np.log(0.5 / 18 / (2 * np.pi * 0.02**2)))
+
+
+def test_components_of_a_failed_fit_are_not_chosen():
+    y = jnp.asarray(np.random.default_rng(4).normal(size=(200, 2)), jnp.float32)
+    failed = Components(jnp.full(3, jnp.nan), jnp.full((3, 2), jnp.nan), jnp.full((3, 2, 2), jnp.nan))
+    base = fit_components(jax.random.key(0), y, jnp.ones(200), failed, jnp.full(2, jnp.inf), 5)
+    assert all(np.isfinite(part).all() for part in base)
 
 
 def test_longer_components_are_longer_along_one_axis_and_do_not_go_round_a_circle():

@@ -124,7 +124,7 @@ def far_points(key, y, weights, k, period):
 
     Returns
     -------
-    centres (k, d), squared distances (n,) of the rows from the nearest centre.
+    centres (k, d), and for each the mean squared distance (k,) of the rows from the nearest of it and those before.
     """
 
     def squared(row):
@@ -133,13 +133,22 @@ def far_points(key, y, weights, k, period):
     def choose(distance, key_i):
         tried = y[jax.random.categorical(key_i, jnp.log(weights * distance + 1e-30), shape=(CANDIDATES,))]
         left = jnp.minimum(distance, jax.vmap(squared)(tried))
-        best = jnp.argmin(left @ weights)
-        return left[best], tried[best]
+        total = left @ weights
+        best = jnp.argmin(total)
+        return left[best], (tried[best], total[best])
 
     k_first, k_more = jax.random.split(key)
     first = y[jax.random.categorical(k_first, jnp.log(weights + 1e-30))]
-    distance, rows = jax.lax.scan(choose, squared(first), jax.random.split(k_more, k - 1))
-    return jnp.concatenate([first[None], rows]), distance
+    distance = squared(first)
+    rows, totals = jax.lax.scan(choose, distance, jax.random.split(k_more, k - 1))[1]
+    return jnp.concatenate([first[None], rows]), jnp.append(distance @ weights, totals) / jnp.sum(weights)
+
+
+def equal_components(centres, spread):
+    """Make equal round components at centres (k, d), as wide as rows are from the nearest one, the last of the squared `spread` (k,)."""
+    (k, d), dtype = centres.shape, centres.dtype
+    width = jnp.sqrt(spread[-1] / d + 1e-12)
+    return Components(jnp.full(k, -jnp.log(k), dtype), centres, jnp.tile(width * jnp.eye(d, dtype=dtype), (k, 1, 1)))
 
 
 def improve(base, y, weights, period):
@@ -161,23 +170,46 @@ def improve(base, y, weights, period):
     return Components(jnp.log(count / jnp.sum(count)), wrap(base.means + move, period), jnp.linalg.cholesky(cov))
 
 
+def improved(start, y, weights, period, iterations):
+    """Do some steps of expectation maximisation from the components `start`."""
+    return jax.lax.scan(lambda base, _: (improve(base, y, weights, period), None), start, None, length=iterations)[0]
+
+
+def likelihood(base, y, weights, period):
+    """Sum the weighted ln of the density at rows y (n, d), but for a constant; the nearest turn of angles counts."""
+    z = standardised(inverse_factors(base), base, y, period)
+    return weights @ jax.nn.logsumexp(base.logweights - 0.5 * jnp.sum(z**2, axis=-1) - log_volume(base), axis=1)
+
+
+def chosen(candidates, y, weights, period):
+    """Choose the components that make weighted rows y (n, d) likeliest; those of a failed fit, which are nan, never."""
+    scores = jnp.array([likelihood(base, y, weights, period) for base in candidates])
+    best = jnp.argmax(jnp.where(jnp.isnan(scores), -jnp.inf, scores))
+    return jax.tree.map(lambda *parts: jnp.stack(parts)[best], *candidates)
+
+
 def fit_components(key, y, weights, known, period, iterations):
     """Fit Gaussians to weighted rows y (n, d) from two starts, far points and `known` components; keep the likelier."""
-    d, k = y.shape[1], len(known.logweights)
-    centres, distance = far_points(key, y, weights, k, period)
-    width = jnp.sqrt(distance @ weights / jnp.sum(weights) / d + 1e-12)
-    fresh = Components(jnp.full(k, -jnp.log(k), y.dtype), centres, jnp.tile(width * jnp.eye(d, dtype=y.dtype), (k, 1, 1)))
+    starts = equal_components(*far_points(key, y, weights, len(known.logweights), period)), known
+    return chosen([improved(start, y, weights, period, iterations) for start in starts], y, weights, period)
 
-    def fitted(start):
-        return jax.lax.scan(lambda base, _: (improve(base, y, weights, period), None), start, None, length=iterations)[0]
 
-    def loglikelihood(base):
-        z = standardised(inverse_factors(base), base, y, period)
-        return weights @ jax.nn.logsumexp(base.logweights - 0.5 * jnp.sum(z**2, axis=-1) - log_volume(base), axis=1)
+def padded(base, k):
+    """Add components without weight, so that there are k."""
+    n, d = base.means.shape
+    nothing = standard_components(k - n, d, base.means.dtype)._replace(logweights=jnp.full(k - n, -jnp.inf, base.means.dtype))
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), base, nothing)
 
-    fresh, again = fitted(fresh), fitted(known)
-    keep = loglikelihood(again) > loglikelihood(fresh)
-    return jax.tree.map(lambda a, b: jnp.where(keep, a, b), again, fresh)
+
+def choose_components(key, y, held, sizes, period, iterations):
+    """Fit as many Gaussians to rows y (n, d) as `sizes` says, largest first, and keep those that make the `held` rows likeliest.
+
+    Where rows are few for a covariance, its density is noisy: in ten dimensions six components may be better than 24.
+    """
+    weights = jnp.ones(len(y), y.dtype)
+    centres, spread = far_points(key, y, weights, sizes[0], period)
+    fits = [improved(equal_components(centres[:k], spread[:k]), y, weights, period, iterations) for k in sizes]
+    return chosen([padded(base, sizes[0]) for base in fits], held, jnp.ones(len(held), y.dtype), period)
 
 
 def rescaled(base, shift, scale, old_scale):

@@ -12,14 +12,13 @@ from fusions.flows.base import FitInfo
 from fusions.flows.cnf import coordinates, features
 from fusions.flows.components import (
     Components,
+    choose_components,
     draw_mixture,
     elongated,
-    fit_components,
     inverse_factors,
     log_shares,
     mixed,
     mixture_logprob,
-    rescaled,
     spread_out,
     standard_components,
     standardised,
@@ -32,6 +31,7 @@ from fusions.flows.transport import trajectory, transport
 EM_ITERATIONS = 20
 SOFT = 4.0  # squared widening of components where their units are blended, so that the velocity stays smooth between neighbours
 EM_ROWS = 7168  # rows that the components are fitted to, at most: all of a training set that are not held out
+PARTS = (1, 2, 4)  # of their largest number, which are tried
 ROWS_EACH = 3  # of them at least for each number in a component's covariance
 
 
@@ -159,11 +159,11 @@ class MixtureCNF:
             k_base, k_fit = jax.random.split(key)
             weights = jnp.ones(len(x), x.dtype)
             shift, scale = matching.whiten(x, weights, space.periodic)
-            known = rescaled(state.base, space.wrap(state.shift - shift), scale, state.scale)
             state = state._replace(shift=shift, scale=scale)
             period, y = period_of(state), whitened(state, x)
-            seen = y[~self.training.held_out(len(y))][:EM_ROWS]
-            base = fit_components(k_base, seen, weights[: len(seen)], known, period, EM_ITERATIONS)
+            held = self.training.held_out(len(y))
+            sizes = list(dict.fromkeys(max(len(state.base.logweights) // part, 1) for part in PARTS))
+            base = choose_components(k_base, y[~held][:EM_ROWS], y[held], sizes, period, EM_ITERATIONS)
             inverse = inverse_factors(base)
 
             def from_component(key, z, y1, period):
