@@ -59,7 +59,7 @@ class Kernel(NamedTuple):
 
     Attributes
     ----------
-    init_params : (key, population) -> params.
+    init_params : (key, population) -> params, which are tuned before the first walk.
     tune : (key, population, params, info) -> params; info is the `KernelInfo` of the last walk made with these params.
     init : (key, params, walkers) -> state.
     propose : (key, state) -> (state, x (c, d), wanted (c,)); only rows wanted cost a likelihood call.

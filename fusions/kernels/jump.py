@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from fusions.errors import OptionError
 from fusions.flows.cnf import coordinates
 from fusions.flows.components import (
+    Axes,
     Components,
     fit_components,
     inverse_factors,
@@ -83,22 +84,22 @@ class Jump:
         n_components = self.components or min(max(120 // space.dim, 8), 24)
         circle = jnp.array(space.periodic)
 
-        def fitted(key, population, params):
+        def init_params(key, population):
+            del key
+            dtype = population.x.dtype
+            scale = jnp.diag(jnp.where(circle, jnp.pi, 1.0).astype(dtype))
+            base = standard_components(n_components, space.dim, dtype)
+            return JumpParams(
+                jnp.zeros(space.dim, dtype), scale, base, Axes(base.factors, jnp.ones_like(base.means)) if self.slides else None
+            )
+
+        def tune(key, population, params, info):
+            del info
             shift, scale = whiten(population.x, population.weights, space.periodic)
             known = rescaled(params.base, space.wrap(params.shift - shift), scale, params.scale)
             new = params._replace(shift=shift, scale=scale)
             base = fit_components(key, whitened(new, population.x), population.weights, known, period_of(new), EM_ITERATIONS)
             return new._replace(base=base, axes=principal_axes(base) if self.slides else None)
-
-        def init_params(key, population):
-            dtype = population.x.dtype
-            scale = jnp.diag(jnp.where(circle, jnp.pi, 1.0).astype(dtype))
-            base = standard_components(n_components, space.dim, dtype)
-            return fitted(key, population, JumpParams(jnp.zeros(space.dim, dtype), scale, base, None))
-
-        def tune(key, population, params, info):
-            del info
-            return fitted(key, population, params)
 
         def init(key, params, walkers):
             del key
