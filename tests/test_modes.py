@@ -155,6 +155,25 @@ def test_a_single_gaussian_is_found_where_nested_points_are_far_from_it():
     assert evaluate.n_calls < 2000
 
 
+@pytest.mark.parametrize(("deficit", "n_modes"), [(0.0, 0), (3.0, 1)])
+def test_a_single_mode_that_is_no_gaussian_is_kept_where_nested_points_lost_it(deficit, n_modes):
+    """In 12 dimensions, Gaussians of two widths at the same place."""
+    rng, dim = np.random.default_rng(6), 12
+    narrow, wide = (normal(np.full(dim, 0.5), width**2) for width in (WIDTH, 2.5 * WIDTH))
+
+    def peaked(x):
+        return np.logaddexp(narrow.logpdf(x), wide.logpdf(x)) - np.log(2)
+
+    x, logZ = 0.5 + 3 * WIDTH * rng.standard_normal((300, dim)), -dim * np.log(2 * CUBE)
+    points, edges = points_of(x, peaked(x), logZ=logZ - deficit), EDGES[:, :1].repeat(dim, axis=1)
+    found = modes.survey(rng, points, Counted(peaked), (False,) * dim, edges, 20_000, never)
+    assert len(found.logZ) == n_modes
+    if n_modes:
+        assert 1 / np.sum(np.exp(2 * found.logw)) > modes.PLENTY * dim**2 / 2
+        assert abs(found.logZ[0] - logZ) < 0.5
+        assert not found.gaussian[0]
+
+
 def test_a_single_mode_far_from_gaussian_is_left_to_its_nested_points():
     rng = np.random.default_rng(5)
     x, evaluate = along_ridge(rng, 400), Counted(ridge)

@@ -35,6 +35,7 @@ NEGLIGIBLE = 10.0  # ln of the mass, relative to the largest, below which a mode
 SAME = 0.5  # difference of ln of a mode's mass that is none
 PLENTY = 2  # times d^2: effective draws from all modes that are nearly Gaussian, so that covariances can be told from them
 ALONE = 50  # effective draws that are worth having from a single mode
+LOST = 1.0  # ln of the mass of a mode over the nested run's evidence, from which on nested points do not show it well
 WIDER = 2.0  # times the volume of the Gaussian fitted is that of the law: few effective draws make it too narrow
 AROUND = 6.0  # and that of the law that looks for more around a mode: a narrow one on a slope is content with little
 LEAST_WIDTH = 1e-3  # of a law in any direction, in its standard deviations along the coordinates
@@ -208,7 +209,8 @@ def survey(rng, points, evaluate, periodic, bounds, most, expired):
 
     Returns
     -------
-    Survey; of no modes if there is a single one, unless it is nearly Gaussian in many dimensions: nested points show it well.
+    Survey; of no modes if there is a single one that nested points show well: unless it is nearly Gaussian in many dimensions, or they
+    have lost most of it.
     """
     keep = np.flatnonzero(np.isfinite(points.logw) & np.isfinite(points.logL))
     keep = keep[:: -(-len(keep) // MOST_POINTS)]
@@ -224,10 +226,11 @@ def survey(rng, points, evaluate, periodic, bounds, most, expired):
     floor = 1e-10 * x.var(axis=0) + 1e-30
     modes, integral, spent = _climbed(x[peaks], scales, floor, evaluate, angle, bounds, lambda seen: CLIMB_SHARE * allowed(seen))
     spent += _follow(rng, modes, floor, evaluate, allowed(integral) - spent, expired)
-    _fill(rng, modes, floor, evaluate, allowed(integral) - spent)
     best = max((mode.logZ for mode in modes), default=-np.inf)
+    lost = best > points.logZ + LOST
+    _fill(rng, modes, floor, evaluate, allowed(integral) - spent, lost=lost)
     arrived = [mode for mode in modes if mode.ess >= WANTED * d and mode.logZ > best - NEGLIGIBLE]
-    if not arrived or (len(arrived) == 1 and not (arrived[0].gaussian() and arrived[0].ess > ALONE)):
+    if not arrived or (len(arrived) == 1 and not ((arrived[0].gaussian() or lost) and arrived[0].ess > ALONE)):
         return Survey(np.empty((0, d)), *np.empty((2, 0)), np.empty(0, int), np.empty(0), np.empty(0, bool))
     columns = ([getattr(mode, name) for mode in arrived] for name in ("x", "logL", "logw"))
     which = np.repeat(np.arange(len(arrived)), [len(mode.x) for mode in arrived])
@@ -297,10 +300,10 @@ def _follow(rng, modes, floor, evaluate, most, expired):
     return spent
 
 
-def _fill(rng, modes, floor, evaluate, most):
-    """Draw more from modes that are done and nearly Gaussian, by their masses and by the laws before those that looked around."""
+def _fill(rng, modes, floor, evaluate, most, *, lost):
+    """Draw more from modes that are done and nearly Gaussian or `lost`, by their masses and by the laws before those that looked around."""
     total = logsumexp(np.array([mode.logZ for mode in modes] or [0.0]))
-    for mode in (mode for mode in modes if mode.done and mode.gaussian()):
+    for mode in (mode for mode in modes if mode.done and (mode.gaussian() or lost)):
         missing = PLENTY * len(floor) ** 2 * np.exp(mode.logZ - total) - mode.ess
         n = int(min(missing * mode.n_draws / mode.ess, most))
         if n > 0:
