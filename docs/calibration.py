@@ -36,7 +36,7 @@ CONFIGS = {
     "calls": (("rosenbrock4", "shells5", "gauss_corr10", "rosenbrock10"), 3, {"n_live": 1000}),
 }
 REFINED = {
-    "rosenbrock2": 170, "rosenbrock4": 430, "shells2": 300, "eggbox": 700, "rv_a6": 350, "shells5": 500, "loggamma10": 300, "shells10": 400,
+    "rosenbrock2": 170, "rosenbrock4": 415, "shells2": 300, "eggbox": 850, "rv_a6": 350, "shells5": 500, "loggamma10": 300, "shells10": 400,
     "mixture10": 300, "box_funnel10": 400, "rosenbrock10": 500, "rosenbrock20": 300, "linear_gaussian32": 400,
     **{f"eprv3_set{i}_planets{n}": 500 for n in (0, 1) for i in (1, 2, 3, 4)},
 }  # fmt: skip
