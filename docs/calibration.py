@@ -90,9 +90,7 @@ HOT_TITLE = (
 PLANETS_TITLE = (
     "## EPRV3 challenge, two planets, narrow period priors", "",
     "There is no exact value. log10 Z of the refine phase's headline beside the value submitted to the challenge that came from",
-    "variational Bayes with long importance sampling (VB + IS; Nelson et al. 2020, arXiv:1806.04683). Scatter: between seeds. First",
-    "seeds are of the present code; second seeds had one fit of each fold a round with a velocity from the first round on, and",
-    "trajectories where 0.4 of the variance lay between chains (now 0.6).", "",
+    "variational Bayes with long importance sampling (VB + IS; Nelson et al. 2020, arXiv:1806.04683). Scatter: between seeds.", "",
     "| problem | n_live | seeds | log10 Z | scatter | claimed | VB + IS | difference | of the volumes | warned | calls | s | date |",
 )  # fmt: skip
 QUANTITY_HEAD = "| problem | quantity | exact | mean over seeds | relative error of the mean | spread of seeds |"
