@@ -51,7 +51,7 @@ OWN = {
     "rosenbrock20": ({"cost": "cheap", "kernel": HitAndRun()}, {}),
 }  # settings of `nested` and of `run` besides n_live
 HOT = dict.fromkeys(("rosenbrock2", "rosenbrock4", "mixture5", "eprv3_set1_planets1"), 2000)
-PLANETS = {f"eprv3_set{i}_planets2": 500 for i in (1, 2, 3, 4)}
+PLANETS = {"eprv3_set1_planets2": 500, "eprv3_set2_planets2": 1500, "eprv3_set3_planets2": 500, "eprv3_set4_planets2": 500}
 LIVE = {"refined": REFINED, "cheap": CHEAP, "hot": HOT, "planets": PLANETS}  # runs with a refine phase
 EXTENDED = ("rosenbrock2", "rosenbrock4", "rosenbrock10", "shells5", "eggbox", "box_funnel10", "mixture10")  # of paper/benchmark.py
 N_EFF = 10_000  # effective draws to which their runs are extended, as many as nautilus makes by default
