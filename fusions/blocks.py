@@ -20,6 +20,7 @@ from fusions.distributions import (
     unit_interval,
 )
 from fusions.errors import PriorError
+from fusions.numerics import on_host
 
 WHITENING_DRAWS = 4096
 ENDS = (-8.0, -5.0, 5.0, 8.0)  # of an internal coordinate; a parameter with an edge hardly changes between the last two
@@ -245,9 +246,7 @@ def _joint_density(x: jax.Array, *, function: Callable, theta: Callable, log_det
     if traced:
         value = function(point)
     else:
-        shape = jax.ShapeDtypeStruct((), x.dtype)
-        host = partial(_host_density, function=function, dtype=x.dtype)
-        value = jax.pure_callback(host, shape, point, vmap_method="expand_dims")
+        value = on_host(partial(_host_density, function=function, dtype=x.dtype), point, x.dtype)
     return jnp.asarray(value).astype(x.dtype) + log_det
 
 

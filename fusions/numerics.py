@@ -3,6 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_batching import custom_vmap
+
+CALLBACK_BYTES = 65_536  # of rows handed to the host at once; over 100 kB JAX copies them in a thread that the callback may be blocking
 
 
 def logsumexp(a, axis=None):
@@ -52,3 +55,30 @@ def draw_rows(key, weights, n):
     strata = jax.random.permutation(k_order, n).astype(weights.dtype)
     points = (strata + jax.random.uniform(k_offset, (n,), weights.dtype)) / n
     return pick_rows(points, jnp.cumsum(weights))
+
+
+def on_host(function, row, dtype):
+    """Return function(row), a scalar of `dtype`, from inside JAX code; under vmap, block by block of rows.
+
+    Parameters
+    ----------
+    function : NumPy function of rows (..., m) that returns (...,).
+    row : (m,), traced.
+    dtype : of the value.
+    """
+
+    def call(rows):
+        shape = jax.ShapeDtypeStruct(rows.shape[:-1], dtype)
+        return jax.pure_callback(function, shape, rows, vmap_method="sequential")
+
+    def blocks(n, _, rows):
+        size = max(1, CALLBACK_BYTES // (rows.shape[-1] * rows.dtype.itemsize))
+        if n <= size:
+            return call(rows), True
+        n_blocks = -(-n // size)
+        padded = jnp.pad(rows, ((0, n_blocks * size - n), (0, 0)), mode="edge")
+        return jax.lax.map(call, padded.reshape(n_blocks, size, -1)).reshape(-1)[:n], True
+
+    one = custom_vmap(call)
+    one.def_vmap(blocks)
+    return one(row)

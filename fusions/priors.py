@@ -38,6 +38,7 @@ from fusions.distributions import (
     uniform,
 )
 from fusions.errors import PriorError
+from fusions.numerics import on_host
 
 __all__ = [
     "Block", "Distribution", "Prior", "beta", "cauchy", "check_names", "cosine", "delta", "exponential",
@@ -304,8 +305,7 @@ def _allowed(prior: Prior, x: jax.Array) -> jax.Array:
     if prior.constraint_traceable:
         return jnp.asarray(prior.constraint(prior.dict(x)), bool)
     row = prior.theta(x) if prior.theta_traceable else _front(prior, x)
-    shape = jax.ShapeDtypeStruct((), jnp.bool_)
-    return jax.pure_callback(partial(_host_allowed, prior=prior), shape, row, vmap_method="expand_dims")
+    return on_host(partial(_host_allowed, prior=prior), row, jnp.bool_)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -1,7 +1,10 @@
 """Priors: densities, periodic angles, dependent priors, constraints and bad input."""
 
 import math
+import os
 import pickle
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -208,6 +211,26 @@ def test_constraint_restricts_samples_and_density(form):
     log_fraction, error = prior.log_mass(7, 4000)
     assert abs(log_fraction - math.log(0.5)) < 4 * error
     assert error == pytest.approx(1 / math.sqrt(4000), rel=0.1)
+
+
+MANY_ROWS_ON_THE_HOST = """
+import os
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+import jax, jax.numpy as jnp, numpy as np
+from fusions import priors as pr
+prior = pr.Prior(**{f"x{i}": pr.normal(0, 1) for i in range(9)}, constraint=lambda p: float(p["x0"]) > 0)
+x = jax.random.normal(jax.random.key(0), (4096, 9))
+for rows in (x, x.reshape(8, 512, 9)):
+    logp = jax.jit(jnp.vectorize(prior.log_prob, signature="(d)->()"))(jnp.tanh(rows))
+    assert ((np.asarray(logp) > -np.inf) == (np.asarray(rows)[..., 0] > 0)).all()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+def test_many_rows_reach_the_host_on_one_core():
+    """JAX copies rows of more than 100 kB in a thread of its own, and one core has no thread left while a callback runs."""
+    done = subprocess.run([sys.executable, "-c", MANY_ROWS_ON_THE_HOST], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_mass_without_constraint_and_seeds():
