@@ -37,7 +37,7 @@ CONFIGS = {
 }
 REFINED = {
     "rosenbrock2": 170, "rosenbrock4": 415, "shells2": 300, "eggbox": 850, "rv_a6": 350, "shells5": 500, "loggamma10": 300, "shells10": 400,
-    "mixture10": 300, "box_funnel10": 400, "rosenbrock10": 500, "rosenbrock20": 300, "linear_gaussian32": 400,
+    "mixture10": 300, "box_funnel10": 300, "rosenbrock10": 500, "rosenbrock20": 300, "linear_gaussian32": 400,
     **{f"eprv3_set{i}_planets{n}": 500 for n in (0, 1) for i in (1, 2, 3, 4)},
 }  # fmt: skip
 CHEAP = dict.fromkeys(
@@ -47,7 +47,7 @@ CHEAP = dict.fromkeys(
     ), 500,
 )  # fmt: skip
 OWN = {
-    "box_funnel10": ({"precision": 0.1}, {"max_calls": 200_000}),
+    "box_funnel10": ({"precision": 0.005}, {"max_calls": 200_000}),
     "rosenbrock20": ({"cost": "cheap", "kernel": HitAndRun()}, {}),
 }  # settings of `nested` and of `run` besides n_live
 HOT = dict.fromkeys(("rosenbrock2", "rosenbrock4", "mixture5", "eprv3_set1_planets1"), 2000)
@@ -72,7 +72,7 @@ REFINED_COLUMNS = (
 REFINED_TITLE = (
     "## With the refine phase", "",
     'Settings: `nested(n_live=..., cost="expensive")`, calls and seconds of nested run and refine phase together. pull: mean and',
-    "standard deviation; warned: runs whose headline carries a warning. The funnel has `precision=0.1` and `max_calls=200_000` besides,",
+    "standard deviation; warned: runs whose headline carries a warning. The funnel has `precision=0.005` and `max_calls=200_000` besides,",
     'Rosenbrock-20 `cost="cheap"` and slices alone in the nested run (`kernel=HitAndRun()`). All rows are of the present code, but those',
     "of EPRV3 without a planet: there each fold had one fit a round with a velocity from the first round on, and components were fitted",
     "to half of the rows.",

@@ -12,8 +12,10 @@ import fusions
 from fusions import priors as pr
 from fusions.again import Source
 from fusions.algorithms import refine as refinement
+from fusions.algorithms import training
 from fusions.errors import OptionError
 from fusions.estimators import importance
+from fusions.evidence import Points
 from fusions.flows import density
 from fusions.flows.components import (
     MOST_TURN,
@@ -346,6 +348,26 @@ def test_good_rounds_end_adaptation_only_where_chains_were_quick_to_settle():
     assert not refinement._settled(good, 0.3, 0.7, quick=True)
     assert not refinement._settled([(0.2, 0.01, 0.6), good[1]], 0.3, 0.5, quick=True)
     assert refinement._settled([(0.0, 0.01, 0.3)] * 6, 0.3, 0.5, quick=False)  # no progress
+
+
+def posterior_points(logL, d):
+    """Make posterior points of equal weights with given log L, and one of no weight and likelihood zero."""
+    logL, n = np.append(logL, -np.inf), len(logL)
+    return Points(np.zeros((n + 1, d)), logL, np.arange(n + 1) % 2, np.append(np.full(n, -np.log(n)), -np.inf), 0.0)
+
+
+@pytest.mark.parametrize("d", [2, 10])
+def test_narrow_parts_are_trained_on_where_they_hold_much(d):
+    """A Gaussian posterior has log L = -chi2 / 2; in a funnel of normal depth theta ~ N(0, 3^2) it is that minus (d - 1) theta / 2."""
+    rng = np.random.default_rng(0)
+    gaussian = -0.5 * rng.chisquare(d, 4000)
+    assert training.targets_of(posterior_points(gaussian, d)) == training.TARGETS
+    funnel = gaussian - 0.5 * (d - 1) * rng.normal(0, 3, 4000)
+    *others, (share, beta) = training.targets_of(posterior_points(3 * funnel if d == 2 else funnel, d))
+    assert share + sum(s for s, _ in others) == pytest.approx(1)
+    assert [b for _, b in others] == [b for _, b in training.TARGETS]
+    assert share > 0.1
+    assert 1 < beta < 1.5
 
 
 def test_the_bridge_uses_draws_of_the_present_flows_alone(ball, monkeypatch):

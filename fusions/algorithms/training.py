@@ -9,12 +9,15 @@ from fusions.numerics import effective_sample_size, logsumexp, normalised, syste
 ROWS = 8192  # of a training set
 HOLD_EVERY = 8
 TARGETS = ((0.85, 1.0), (0.15, 0.5))  # shares of the training set, powers of the likelihood: what fits the second bounds the weights
+NECK = 2.0  # times the spread of log L under a Gaussian posterior, above which narrow parts hold much of it
+NECK_SHARE = 0.25  # of the training set then
+NECK_REACH = 1.3  # its power of the likelihood is 1 + this / spread of log L
 MODE_SHARE = 0.15  # of all these, and of the starts of chains, in equal parts from the modes found, if they hold the whole posterior
 NESTED_TRUST = 0.25  # weight of nested points and of chains relative to their effective size
 
 
 def train(key, rng, tools, states, points, chains, rounds, found, *, bend):
-    """Fit each flow to the points and chains of its fold and to the draws of the rounds, at the powers of the likelihood of `TARGETS`.
+    """Fit each flow to the points and chains of its fold and to the draws of the rounds, at the powers of `targets_of`.
 
     Its velocity is learned if it shall `bend`.
 
@@ -28,7 +31,7 @@ def train(key, rng, tools, states, points, chains, rounds, found, *, bend):
         chain_x = chains.thinned().of_fold(fold)[0]
         x = np.concatenate([points.x[nested], chain_x, *(r.x for r in rounds)])
         target = np.full(len(x), -np.inf)
-        for share, beta in TARGETS:
+        for share, beta in targets_of(points):
             seen = _shared(tempered(points.logw, points.logL, beta)[nested]) + np.log(NESTED_TRUST)
             sets = [np.logaddexp(seen, _shared(tempered(found.masses, points.logL, beta)[nested]) + np.log(found.held + 1e-300))]
             sets += [np.full(len(chain_x), np.log(NESTED_TRUST) if beta == 1 else -np.inf)]
@@ -38,6 +41,21 @@ def train(key, rng, tools, states, points, chains, rounds, found, *, bend):
         target = blended(target, alike, MODE_SHARE * found.held)
         out.append(tools.fit(k, states[fold], _training_rows(rng, x, target), bend=bend))
     return out
+
+
+def targets_of(points):
+    """Choose the shares of the training set and their powers of the likelihood.
+
+    In a funnel the narrow parts hold the highest likelihoods, too few rows of the posterior for a covariance, and densities that are
+    too wide there leave a few draws with huge weights. Points of the nested run are as many there as elsewhere: a power above one shows
+    them. log L of a Gaussian posterior in d dimensions has the variance d/2.
+    """
+    w = np.exp(normalised(points.logw))
+    logL = np.where(w > 0, points.logL, 0.0)
+    spread = np.sqrt(w @ (logL - w @ logL) ** 2)
+    if spread < NECK * np.sqrt(points.x.shape[1] / 2):
+        return TARGETS
+    return *(((1 - NECK_SHARE) * share, beta) for share, beta in TARGETS), (NECK_SHARE, 1 + NECK_REACH / spread)
 
 
 def blended(logw, other, share):
