@@ -48,14 +48,18 @@ def make_trajectory(space, likelihood, bounds):
         return jnp.where(x > high, 2 * high - x, jnp.where(x < low, 2 * low - x, x)), jnp.where(beyond, -momentum, momentum)
 
     def followed(x, momentum, h, widths, n_steps):
-        def leap(_, state):
-            x, momentum, force, _ = state
-            x, momentum = drift(x, momentum + 0.5 * h * widths * force, h, widths)
+        def leap(i, state):
+            (x, momentum, force, _), first = state
+            step = jnp.where(i == 0, 0.0, h)  # the first only finds the force, so that the gradient is compiled once
+            x, momentum = drift(x, momentum + 0.5 * step * widths * force, step, widths)
             (_, heights), force = pull(x)
-            return x, momentum + 0.5 * h * widths * force, force, heights
+            now = force, heights
+            first = jax.tree.map(lambda new, old: jnp.where(i == 0, new, old), now, first)
+            return (x, momentum + 0.5 * step * widths * force, *now), first
 
-        (_, (logL, before)), force = pull(x)
-        end, last, _, (new_logL, after) = jax.lax.fori_loop(0, n_steps, leap, (x, momentum, force, (logL, before)))
+        nothing = jnp.zeros_like(x), (jnp.zeros_like(x[:, 0]),) * 2
+        start = (x, momentum, *nothing), nothing
+        (end, last, _, (new_logL, after)), (force, (logL, before)) = jax.lax.fori_loop(0, n_steps + 1, leap, start)
         gain = after - before - 0.5 * jnp.sum(last**2 - momentum**2, axis=1)
         return end, new_logL, logL, jnp.where(jnp.isnan(gain), 0.0, jnp.exp(jnp.minimum(gain, 0.0))), force
 
