@@ -28,12 +28,13 @@ FAILED = 3  # claimed errors
 DOUBTFUL = 0.01  # p-value of the insertion ranks below which the printed table calls them doubtful or biased
 LEAST_MASS = 0.0099  # of a mode that must be visited
 LOST = 0.1  # of its exact mass, below which a mode counts as lost in the posterior
-HASTY = fusions.Refine(max_rounds=2)
+HASTY, HURRIED = fusions.Refine(max_rounds=2), fusions.Refine(max_rounds=1)
 FAILING = {  # options of `nested`, and the refine phase
     "25 points": ({"n_live": 25, "cost": "expensive"}, True),
     "50 points": ({"n_live": 50, "cost": "expensive"}, True),
     "one slice": ({"n_live": 50, "cost": "expensive", "kernel": HitAndRun(n_slices=1)}, True),
     "one flow move": ({"n_live": 50, "cost": "expensive", "kernel": FlowKernel(n_moves=1)}, True),
+    "one flow move, one round": ({"n_live": 30, "cost": "expensive", "kernel": FlowKernel(n_moves=1)}, HURRIED),
     "one slice, two rounds": ({"n_live": 100, "cost": "expensive", "kernel": HitAndRun(n_slices=1)}, HASTY),
 }
 GOOD = {"default": ({"n_live": 500}, True)}

@@ -1,15 +1,16 @@
 """Radial-velocity model of the EPRV3 evidence challenge: planets on Keplerian orbits in correlated noise.
 
 The challenge (Nelson et al. 2020, arXiv:1806.04683; data in data/eprv3, MIT licence) fixes data, likelihood
-and priors. `problem(data_set, n_planets)` is the model with the narrow period priors; its parameters are C,
-sigma_J and five for each planet:
+and priors. `problem(data_set, n_planets)` is the model with the narrow period priors, `broad=True` that with
+the broad ones; its parameters are C, sigma_J and five for each planet:
 
 ==========  ==========================================  =============================================
 name        meaning                                     prior
 ==========  ==========================================  =============================================
 C           velocity offset [m/s]                       uniform on (-1000, 1000)
 sigma_J     jitter [m/s]                                p ~ 1 / (1 + sigma_J / (1 m/s)) on (0, 99)
-P1          orbital period [days]                       log-uniform on the bounds of the data set
+P1          orbital period [days]                       log-uniform on the bounds of the data set,
+                                                        or on (1.25, 10000)
 K1          velocity semi-amplitude [m/s]               p ~ 1 / (1 + K / (1 m/s)) on (0, 999)
 e1          eccentricity                                Rayleigh(0.2) truncated to (0, 1)
 omega1      argument of periastron [rad]                uniform on the circle
@@ -43,6 +44,7 @@ TAU = 20.0  # rotation period [days]
 # Scales and limits of the modified log-uniform priors [m/s].
 K_MAX, JITTER_MAX, SCALE = 999.0, 99.0, 1.0
 C_MAX = 1000.0
+BROAD = (1.25, 1e4)  # periods [days]
 E_SCALE = 0.2
 
 # log10 Z of data sets 1 to 4, narrow period priors; {method: {n_planets: values}}.
@@ -206,10 +208,10 @@ def modified_log_uniform(upper):
     return pr.icdf(lambda u: SCALE * jnp.expm1(u * math.log1p(upper / SCALE)))
 
 
-def prior(data: DataSet, n_planets: int):
-    """Build the challenge's prior with the narrow bounds of the periods."""
+def prior(data: DataSet, n_planets: int, *, broad: bool = False):
+    """Build the challenge's prior, with the narrow bounds of the periods or with the broad ones, the same for all planets."""
     parameters = {"C": pr.uniform(-C_MAX, C_MAX), "sigma_J": modified_log_uniform(JITTER_MAX)}
-    for i, (low, high) in enumerate(data.periods[:n_planets], start=1):
+    for i, (low, high) in enumerate([BROAD] * n_planets if broad else data.periods[:n_planets], start=1):
         parameters[f"P{i}"] = pr.log_uniform(float(low), float(high))
         parameters[f"K{i}"] = modified_log_uniform(K_MAX)
         parameters[f"e{i}"] = pr.rayleigh(E_SCALE, upper=1.0)
@@ -218,8 +220,8 @@ def prior(data: DataSet, n_planets: int):
     return fusions.Prior(**parameters)
 
 
-def problem(data_set: int, n_planets: int):
-    """Build the problem of one data set (1 to 4) with 0 to 3 planets, narrow period priors."""
+def problem(data_set: int, n_planets: int, *, broad: bool = False):
+    """Build the problem of one data set (1 to 4) with 0 to 3 planets, narrow or broad period priors; the broad do not order planets."""
     if n_planets not in (0, 1, 2, 3):
         raise ValueError(f"Expected 0, 1, 2 or 3 planets, got {n_planets!r}.")
     data = load(data_set)
@@ -227,4 +229,4 @@ def problem(data_set: int, n_planets: int):
     for i in range(1, n_planets + 1):
         symbols = {"P": f"P_{i}", "K": f"K_{i}", "e": f"e_{i}", "omega": rf"\omega_{i}", "M": f"M_{i}"}
         labels |= {f"{k}{i}": s for k, s in symbols.items()}
-    return fusions.Problem(prior(data, n_planets), loglikelihood(data, n_planets), labels=labels)
+    return fusions.Problem(prior(data, n_planets, broad=broad), loglikelihood(data, n_planets), labels=labels)

@@ -257,15 +257,15 @@ def rv_a6() -> Oracle:
     return Oracle("rv_a6", Problem(prior, logL), RV_A6, "quadrature over P and phi, the rest in closed form")
 
 
-def eprv3(data_set: int, n_planets: int) -> Oracle:
-    """Build data set 1 to 4 of the EPRV3 evidence challenge, narrow period priors; with two or three planets the value is not exact."""
+def eprv3(data_set: int, n_planets: int, *, broad: bool = False) -> Oracle:
+    """Build data set 1 to 4 of the EPRV3 evidence challenge; the value is not exact with two or three planets, nan for broad priors."""
     import eprv3 as challenge
 
     method = "quadrature" if n_planets < 2 else "VB + importance sampling"
-    logZ = challenge.PUBLISHED[method][n_planets][data_set - 1] * math.log(10)
+    logZ = math.nan if broad else challenge.PUBLISHED[method][n_planets][data_set - 1] * math.log(10)
     source = f"{method}, error {('1e-06', '0.0015', 'unknown', 'unknown')[n_planets]} in log10 Z"
-    name = f"eprv3_set{data_set}_planets{n_planets}"
-    return Oracle(name, challenge.problem(data_set, n_planets), logZ, source)
+    name = f"eprv3_set{data_set}_planets{n_planets}{'_broad' * broad}"
+    return Oracle(name, challenge.problem(data_set, n_planets, broad=broad), logZ, source)
 
 
 ORACLES: dict[str, Callable[[], Oracle]] = {
