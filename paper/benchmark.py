@@ -213,7 +213,7 @@ def page(n_live):
         "claims no error; 1/sqrt(effective size) stands for it. Settings are listed in `samplers/`. A peer is compared by that of its",
         "settings which has the smallest W on the problem, and by however few seeds: both flatter it. The setting of fusions is",
         f'`nested(cost="expensive")` with the refine phase; "n_live {n_live}" has one number of live points for all, "{CALIBRATED}" takes',
-        "the runs of `docs/calibration.md`, with 170 to 700 live points by problem, and on the funnel with `precision=0.1` and",
+        "the runs of `docs/calibration.md`, with 170 to 850 live points by problem, and on the funnel with `precision=0.005` and",
         "`max_calls=200_000`. These stop at an error of about 0.01, so that calls",
         f'for finding the posterior weigh much; "{EXTENDED}" are the same runs after',
         "`result.extend(n_eff=10_000)`, as many as nautilus draws by default.", "",
