@@ -148,7 +148,8 @@ def table():
 def described(options, refine):
     """Write settings as they are typed."""
     words = [f"{key}={type(value).__name__}(...)" if key == "kernel" else f"{key}={value!r}" for key, value in options.items()]
-    return f"`nested({', '.join(words)})`" + ("" if refine is True else f", at most {refine.max_rounds} round{"s" * (refine.max_rounds > 1)} in the refine phase")
+    limit = "" if refine is True else f", at most {refine.max_rounds} round{'s' * (refine.max_rounds > 1)} in the refine phase"
+    return f"`nested({', '.join(words)})`" + limit
 
 
 def classes(rows):
