@@ -78,7 +78,7 @@ REFINED_TITLE = (
     'Settings: `nested(n_live=..., cost="expensive")`, calls and seconds of nested run and refine phase together. pull: mean and',
     "standard deviation; warned: runs whose headline carries a warning. The funnel has `precision=0.005` and `max_calls=200_000` besides,",
     'Rosenbrock-20 `cost="cheap"` and slices alone in the nested run (`kernel=HitAndRun()`). Rows of 24 November are of code that the',
-    "present one differs from by rounding alone (XLA compiled at another level), but for posteriors with long necks. Those of EPRV3",
+    "present one differs from for posteriors with long necks alone, which none of theirs has. Those of EPRV3",
     "without a planet are older: each fold had one fit a round with a velocity from the first round on, and components were fitted to",
     "half of the rows. On 29 November all seconds were two to three times as long.",
 )  # fmt: skip

@@ -94,7 +94,7 @@ def alone(folder):
         "repeated": digest(again) == digest(many),
         "recompiled": recompiled,
         "compilations": [one.n_compilations, many.n_compilations, flows[0][0].n_compilations, flows[0][1].n_compilations],
-        "rows": [float((np.abs(rows(choose_layout(PROBLEM, n, most)) - reference) / (1 + np.abs(reference))).max()) for most in (None, 2)],
+        "rows": [float(np.abs(rows(choose_layout(PROBLEM, n, most)) - reference).max()) for most in (None, 2)],
         "trajectories": [float(np.abs(moved(choose_layout(PROBLEM, n, most)) - moved(ALONE)).max()) for most in (None, 2)],
         "flow": [difference(b, a) for a, b in flows],
         "flow ln Z": [(a.logZ, a.logZ_err, b.logZ, b.logZ_err) for a, b in flows],

@@ -83,7 +83,7 @@ def test_each_function_is_compiled_once(alone):
 
 
 def test_rows_of_a_flow_on_eight_devices(alone):
-    """Matrix products of fewer rows differ in the last bits, so rows are not bit-equal; values above one may differ in proportion."""
+    """Matrix products of fewer rows differ in the last bits, so rows are not bit-equal."""
     assert max(alone["rows"]) < 1e-5
 
 
