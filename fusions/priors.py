@@ -38,7 +38,7 @@ from fusions.distributions import (
     uniform,
 )
 from fusions.errors import PriorError
-from fusions.numerics import on_host
+from fusions.numerics import drawn, on_host
 
 __all__ = [
     "Block", "Distribution", "Prior", "beta", "cauchy", "check_names", "cosine", "delta", "exponential",
@@ -224,9 +224,9 @@ def _standard(prior: Prior, x: jax.Array) -> jax.Array:
 def _draw(prior: Prior, key: Any, n: int) -> jax.Array:
     """Return n draws (n, d) of the prior without its constraint."""
     key_normal, key_angle, key_own = jax.random.split(key, 3)
-    x = jax.random.normal(key_normal, (n, prior.dim))
+    x = drawn(jax.random.normal, key_normal, (n, prior.dim))
     if any(prior.periodic):
-        angles = jax.random.uniform(key_angle, (n, prior.dim), minval=-math.pi, maxval=math.pi)
+        angles = drawn(jax.random.uniform, key_angle, (n, prior.dim), minval=-math.pi, maxval=math.pi)
         x = jnp.where(np.array(prior.periodic)[None], angles, x)
     for i, (block, columns) in enumerate(_slices(prior, np.arange(prior.dim))):
         if block.draw is not None:

@@ -61,4 +61,6 @@ def sample(flow, key, state, n, dim):
     """Draw n points from the flow; returns (x (n, d), logq (n,))."""
     import jax
 
-    return flow.push(state, jax.random.normal(key, (n, dim), state.shift.dtype))
+    from fusions.numerics import drawn
+
+    return flow.push(state, drawn(jax.random.normal, key, (n, dim), state.shift.dtype))

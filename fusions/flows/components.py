@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fusions.flows.path import wrap
+from fusions.numerics import draw_columns, drawn
 
 CANDIDATES = 4  # rows tried for each new centre
 MOST_TURN = 1 / (2 * np.pi)  # standard deviation of a component along an angle, in turns; wider ones would wind more than once
@@ -82,8 +83,8 @@ def mixture_logprob(base, y, period, periodic):
 def draw_mixture(key, base, n):
     """Draw n points (n, d) of a mixture; angles are not wrapped."""
     k_component, k_normal = jax.random.split(key)
-    k = jax.random.categorical(k_component, base.logweights, shape=(n,))
-    return spread_out(base, k, jax.random.normal(k_normal, (n, base.means.shape[1]), base.means.dtype))
+    k = draw_columns(k_component, jnp.broadcast_to(base.logweights, (n, len(base.logweights))))
+    return spread_out(base, k, drawn(jax.random.normal, k_normal, (n, base.means.shape[1]), base.means.dtype))
 
 
 def mixed(*parts):

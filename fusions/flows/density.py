@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from fusions.flows.components import LOG_2PI, Components, inverse_factors, log_volume, spread_out
 from fusions.flows.path import wrap
+from fusions.numerics import drawn
 
 WIDE_SHARE, WIDE = 0.25, 2.5  # share of draws from kernels that are so many times wider
 GROUP = 256  # kernels whose densities are computed at once: more do not fit into the cache of a core
@@ -51,7 +52,7 @@ def draw(key, kernels, n):
     means = kernels.means
     k = jax.random.randint(k_centre, (n,), 0, len(means))
     width = jnp.where(jax.random.bernoulli(k_wide, WIDE_SHARE, (n, 1)), WIDE, 1.0).astype(means.dtype)
-    return spread_out(kernels, k, width * jax.random.normal(k_normal, (n, means.shape[1]), means.dtype))
+    return spread_out(kernels, k, width * drawn(jax.random.normal, k_normal, (n, means.shape[1]), means.dtype))
 
 
 def logprob(kernels, x, period):

@@ -10,7 +10,7 @@ import optax
 
 from fusions.flows.base import FitInfo
 from fusions.flows.path import straight
-from fusions.numerics import draw_rows
+from fusions.numerics import draw_rows, drawn
 
 
 class Training(NamedTuple):
@@ -81,7 +81,7 @@ def matching_loss(velocity, key, y1, period, coupling, local=unscaled):
     `local` (y_t, error) -> error expresses the error in the units of its place; the minimum stays where it is.
     """
     k_base, k_time, k_pair = jax.random.split(key, 3)
-    y0, y1 = coupling(k_pair, jax.random.normal(k_base, y1.shape, y1.dtype), y1, period)
+    y0, y1 = coupling(k_pair, drawn(jax.random.normal, k_base, y1.shape, y1.dtype), y1, period)
     n = len(y1)
     t = (jnp.arange(n, dtype=y1.dtype) + jax.random.uniform(k_time, (n,), y1.dtype)) / n
     y_t, v = straight(y0, y1, t, period)
@@ -122,7 +122,7 @@ def fit(key, state, y, weights, period, *, velocity: Callable, coupling: Callabl
         params, ema, opt_state = carry
         k_rows, k_loss, k_jitter = jax.random.split(k, 3)
         rows = y[draw_rows(k_rows, train, training.batch)]
-        rows = rows + training.jitter * jax.random.normal(k_jitter, rows.shape, rows.dtype)
+        rows = rows + training.jitter * drawn(jax.random.normal, k_jitter, rows.shape, rows.dtype)
         loss, grad = jax.value_and_grad(loss_of)(params, k_loss, rows)
         update, opt_state = opt.update(grad, opt_state, params)
         params = optax.apply_updates(params, update)

@@ -27,6 +27,7 @@ from fusions.flows.components import (
 from fusions.flows.density import with_others
 from fusions.flows.path import wrap
 from fusions.flows.transport import trajectory, transport
+from fusions.numerics import draw_columns
 
 EM_ITERATIONS = 20
 SOFT = 4.0  # squared widening of components where their units are blended, so that the velocity stays smooth between neighbours
@@ -167,7 +168,7 @@ class MixtureCNF:
             inverse = inverse_factors(base)
 
             def from_component(key, z, y1, period):
-                k = jax.random.categorical(key, log_shares(base, standardised(inverse, base, y1, period)))
+                k = draw_columns(key, log_shares(base, standardised(inverse, base, y1, period)))
                 return wrap(spread_out(base, k, z), period), y1
 
             velocity, local = local_velocity(base, period)

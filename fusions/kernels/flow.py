@@ -10,6 +10,7 @@ from fusions.errors import OptionError
 from fusions.flows.cnf import CNF
 from fusions.kernels.base import Kernel, check_counts, is_settings
 from fusions.kernels.metropolis import accept, done, offer, report, start
+from fusions.numerics import drawn
 
 TARGET_ACCEPTANCE = 0.3  # below it the latent step shrinks
 USEFUL_ACCEPTANCE = 0.2  # below it the walk spends fewer moves on the flow
@@ -83,7 +84,7 @@ class FlowKernel:
             local = jax.random.bernoulli(k_mix, self.local_share, (n,))
             small = s.params.scale * (self.min_scale / s.params.scale) ** jax.random.uniform(k_scale, (n,), z.dtype)
             step = jnp.where(local, small, s.params.scale)[:, None]
-            z = jnp.sqrt(1 - step**2) * z + step * jax.random.normal(k_noise, z.shape, z.dtype)
+            z = jnp.sqrt(1 - step**2) * z + step * drawn(jax.random.normal, k_noise, z.shape, z.dtype)
             x, logq = flow.push(s.params.flow, z)
             logw = space.logprior(x) - logq
             return offer(k_accept, s, {"x": x, "z": z}, logw, logw - s.logw)

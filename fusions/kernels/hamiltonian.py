@@ -7,6 +7,8 @@ within a range, so that it comes through narrow places and returns nowhere (Neal
 import jax
 import jax.numpy as jnp
 
+from fusions.numerics import drawn
+
 RANGE = (-1.2, 0.3)  # ln of the steps that trajectories take, relative to the one tuned
 
 
@@ -65,7 +67,7 @@ def make_trajectory(space, likelihood, bounds):
 
     def trajectory(key, x, widths, step, n_steps):
         k_momentum, k_step, k_accept = jax.random.split(key, 3)
-        momentum = jax.random.normal(k_momentum, x.shape, x.dtype)
+        momentum = drawn(jax.random.normal, k_momentum, x.shape, x.dtype)
         h = step * jnp.exp(jax.random.uniform(k_step, (len(x), 1), x.dtype, *RANGE))
         rows = space.layout.rowwise(lambda x, momentum, h: followed(x, momentum, h, widths, n_steps))
         end, new_logL, logL, chance, force = rows(x, momentum, h)

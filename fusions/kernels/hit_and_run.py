@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from fusions.kernels.base import Kernel, KernelInfo, check_counts, walk_length
 from fusions.kernels.random_walk import spread
-from fusions.numerics import pick_rows
+from fusions.numerics import drawn, pick_rows
 
 WIDE_SHARE = 0.1  # of the intervals, long enough to reach another mode
 
@@ -104,7 +104,7 @@ class HitAndRun:
             k_pair, k_kind, k_random = jax.random.split(key, 3)
             n, d = s.x.shape
             first, second = s.params.x[pick_rows(jax.random.uniform(k_pair, (2, n), s.x.dtype), s.params.edges)]
-            along_random = jnp.sqrt(2.0).astype(s.x.dtype) * jax.random.normal(k_random, (n, d), s.x.dtype) @ s.params.factor.T
+            along_random = jnp.sqrt(2.0).astype(s.x.dtype) * drawn(jax.random.normal, k_random, (n, d), s.x.dtype) @ s.params.factor.T
             delta = space.wrap(first - second)
             use_random = jax.random.bernoulli(k_kind, 0.5, (n, 1)) | jnp.all(delta == 0, axis=1, keepdims=True)
             return jnp.where(use_random, along_random, delta)

@@ -25,6 +25,7 @@ from fusions.flows.matching import whiten
 from fusions.flows.path import wrap
 from fusions.kernels.base import Kernel, check_counts
 from fusions.kernels.metropolis import accept, done, offer, report, start
+from fusions.numerics import draw_columns
 
 EM_ITERATIONS = 6  # per tuning, from the last one's components and from far points
 SLIDE_DECADES = (-0.3, 0.7)  # log10 of the scale of slides, in standard deviations along the axis
@@ -42,7 +43,7 @@ class JumpParams(NamedTuple):
 def slide(key, axes, y, i, share):
     """Choose a share of the chains, and move y (n, d) along an axis of the components i (n,) by a step of random scale."""
     k_which, k_axis, k_scale, k_step = jax.random.split(key, 4)
-    a = jax.random.categorical(k_axis, 2 * jnp.log(axes.widths[i]))
+    a = draw_columns(k_axis, 2 * jnp.log(axes.widths[i]))
     step = jax.random.normal(k_step, i.shape, y.dtype) * 10 ** jax.random.uniform(k_scale, i.shape, y.dtype, *SLIDE_DECADES)
     moved = y + axes.directions[i, :, a] * (step * axes.widths[i, a])[:, None]
     return jax.random.uniform(k_which, i.shape) < share, moved
@@ -112,7 +113,7 @@ class Jump:
             here = whitened(s.params, s.place["x"])
             z = standardised(inverse, base, here, period)
             shares = log_shares(base, z)
-            i = jax.random.categorical(k_from, shares)
+            i = draw_columns(k_from, shares)
             j = (i + 1 + jax.random.randint(k_to, (n,), 0, n_components - 1, i.dtype)) % n_components
             y = spread_out(base, j, z[rows, i])
             reversible = jnp.all(jnp.abs(y - base.means[j]) < period / 2, axis=1)

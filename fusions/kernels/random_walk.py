@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from fusions.kernels.base import Kernel, check_counts
 from fusions.kernels.metropolis import accept, done, offer, report, start
+from fusions.numerics import drawn
 
 TARGET_ACCEPTANCE = 0.25
 
@@ -66,7 +67,7 @@ class RandomWalk:
         def propose(key, s):
             k_noise, k_accept = jax.random.split(key)
             x = s.place["x"]
-            step = jax.random.normal(k_noise, x.shape, x.dtype) @ s.params.factor.T
+            step = drawn(jax.random.normal, k_noise, x.shape, x.dtype) @ s.params.factor.T
             x = space.wrap(x + s.params.scale * step)
             logprior = space.logprior(x)
             return offer(k_accept, s, {"x": x}, logprior, logprior - s.logw)
