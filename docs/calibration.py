@@ -257,7 +257,8 @@ def planets_table(rows):
         cells = [
             name, mine[0]["n_live"], len(mine), f"{log10_Z.mean():.4f}", f"{log10_Z.std(ddof=1) if len(mine) > 1 else np.nan:.4f}",
             f"{claimed / np.log(10):.4f}", f"{reference:.3f}", f"{log10_Z.mean() - reference:+.4f}",
-            f"{volumes.mean() - log10_Z.mean():+.2f}", sum(r["warnings"] > 0 for r in mine), f"{calls:,.0f}", f"{seconds:.0f}", mine[0]["date"],
+            f"{volumes.mean() - log10_Z.mean():+.2f}", sum(r["warnings"] > 0 for r in mine),
+            f"{calls:,.0f}", f"{seconds:.0f}", mine[0]["date"],
         ]  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return [*lines, ""]
