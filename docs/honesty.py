@@ -124,6 +124,7 @@ def table():
     """Write docs/honesty.md."""
     rows = load()
     wrong, right, unseen = [r for r in rows if failed(r)], [r for r in rows if good(r)], [r for r in rows if r["unvisited"]]
+    clones = [r for r in wrong if r["status"] == "PLATEAU"]
     silent = [r for r in unseen if abs(pull(r)) > FAILED and not warned(r)]
     lines = [
         "# Does a run say so when it is wrong?", "",
@@ -132,12 +133,12 @@ def table():
         f"choose a check. A run fails if its headline ln Z is more than {FAILED} claimed errors off, whatever its settings. A warning is",
         f"any of the headline's, or insertion ranks that the table calls doubtful or biased (p <= {DOUBTFUL}). Listed apart are runs in",
         "which no live point, dead ones included, ever lay in the core of a mode of 1 % or more: a run can't know of such a mode.",
-        "Rows of 22 November 2026 and before are of code that did not yet survey the modes.",
         "", "| | runs | warned | limit |", "|---|--:|--:|--:|",
         f"| failed, every mode visited | {len(wrong)} | {share(sum(map(warned, wrong)), len(wrong))} | at least 90 % of at least 30 |",
         f"| default settings, not failed | {len(right)} | {share(sum(map(warned, right)), len(right))} | at most 5 % of at least 100 |",
         f"| a mode never visited | {len(unseen)} | {share(sum(map(warned, unseen)), len(unseen))} | not counted |", "",
-        f"Of the runs with a mode never visited {len(silent)} are more than {FAILED} errors off without a warning.", "",
+        f"Of the failed runs {len(clones)} ended on a plateau: their live points had all become clones of one or two. Of the runs with a",
+        f"mode never visited {len(silent)} are more than {FAILED} errors off without a warning.", "",
     ]  # fmt: skip
     for setting in dict.fromkeys(r["setting"] for r in rows):
         mine = [r for r in rows if r["setting"] == setting]

@@ -75,7 +75,7 @@ def row(**changes):
     """Make a row of a run that is right and quiet."""
     base = {
         "setting": "default", "problem": "ring", "seed": 0, "exact": 1.0, "logZ": 1.01, "err": 0.01, "headline": "importance",
-        "warnings": [], "insertion_p": 0.5, "unvisited": [], "n_calls": 1000, "seconds": 2.0,
+        "warnings": [], "insertion_p": 0.5, "unvisited": [], "status": "CONVERGED", "n_calls": 1000, "seconds": 2.0,
     }  # fmt: skip
     return base | changes
 
@@ -93,7 +93,7 @@ def test_failures_warnings_and_good_runs():
 
 
 def test_page_counts_failures_and_false_alarms(tmp_path, monkeypatch):
-    rows = [row(seed=0), row(seed=1, warnings=["x"]), row(seed=2, logZ=0.9), row(seed=3, logZ=0.9, insertion_p=1e-6)]
+    rows = [row(seed=0), row(seed=1, warnings=["x"]), row(seed=2, logZ=0.9), row(seed=3, logZ=0.9, insertion_p=1e-6, status="PLATEAU")]
     rows += [row(seed=4, logZ=0.5, unvisited=[2]), row(setting="one slice, two rounds")]
     monkeypatch.setattr(honesty, "ROWS", tmp_path / "rows.jsonl")
     monkeypatch.setattr(honesty, "PAGE", tmp_path / "page.md")
@@ -103,6 +103,7 @@ def test_page_counts_failures_and_false_alarms(tmp_path, monkeypatch):
     assert "| failed, every mode visited | 2 | 1 of 2 (50 %) |" in page
     assert "| default settings, not failed | 2 | 1 of 2 (50 %) |" in page
     assert "| a mode never visited | 1 | 0 of 1 (0 %) |" in page
+    assert "Of the failed runs 1 ended on a plateau" in page
     assert "| ring | 5 | 2 | 1 | 2 | 1 |" in page
     assert "`nested(n_live=500)`\n" in page
     assert "`, at most 2 rounds" in page
