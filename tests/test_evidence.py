@@ -1,13 +1,15 @@
 """Evidence of ledgers from perfect nested sampling, against closed forms."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ledgers import gaussian_ball, half_zero, make_result, nested_run, wedding_cake
 from scipy.special import logsumexp as reference_logsumexp
-from scipy.stats import kstest
+from scipy.stats import kstest, uniform
 
 from fusions.evidence import Running, death_order, evaluate_ledger, insertion_uniforms, shell_weights
-from fusions.numerics import effective_sample_size, logsumexp, systematic_resample
+from fusions.numerics import draw_columns, drawn, effective_sample_size, logsumexp, systematic_resample
 
 SEEDS = range(40)
 
@@ -185,3 +187,19 @@ def test_systematic_resampling_is_within_one_of_expectation():
     assert counts.sum() == 1000
     assert np.all(np.abs(counts - expected) < 1)
     assert np.all(counts[:5] == 0)
+
+
+def test_columns_are_drawn_with_their_probabilities():
+    p = np.array([[0.5, 0.3, 0.2], [0.0, 0.9, 0.1]])
+    n = 20_000
+    column = np.asarray(draw_columns(jax.random.key(3), jnp.log(jnp.asarray(p)).repeat(n, axis=0))).reshape(2, n)
+    shares = np.array([np.bincount(row, minlength=3) for row in column]) / n
+    assert np.all(np.abs(shares - p) <= 4 * np.sqrt(p * (1 - p) / n))
+
+
+def test_numbers_drawn_as_one_row_have_the_shape_and_the_law():
+    x = np.asarray(drawn(jax.random.uniform, jax.random.key(4), (500, 10), jnp.float32, minval=-1.0))
+    assert x.shape == (500, 10)
+    assert x.dtype == np.float32
+    assert kstest(x.ravel(), uniform(-1, 2).cdf).pvalue > 1e-3
+    assert abs(np.corrcoef(x[:-1].ravel(), x[1:].ravel())[0, 1]) < 4 / np.sqrt(x.size)

@@ -44,7 +44,7 @@ ALLOWED = {
     "kernels.combine": GROUND | {"kernels.base"},
     "kernels.drive": GROUND | {"kernels.base"},
     "kernels.flow": METROPOLIS | {"flows.cnf"},
-    "kernels.hamiltonian": set(),
+    "kernels.hamiltonian": {"numerics"},
     "kernels.jump": METROPOLIS | {"flows.cnf", "flows.components", "flows.matching", "flows.path"},
     "flows.components": GROUND | {"flows.path"},
     "flows.density": GROUND | {"flows.components", "flows.path"},
