@@ -55,7 +55,7 @@ HOT = dict.fromkeys(("rosenbrock2", "rosenbrock4", "mixture5", "eprv3_set1_plane
 PLANETS = {
     **{f"eprv3_set{i}_planets2": 1500 if i == 2 else 500 for i in (1, 2, 3, 4)},
     **{f"eprv3_set{i}_planets1_broad": 1000 for i in (1, 2, 3, 4)},
-    **{f"eprv3_set{i}_planets3": 1000 for i in (1, 2, 3, 4)},
+    **{f"eprv3_set{i}_planets3": 300 for i in (1, 2, 3, 4)},
 }
 LIVE = {"refined": REFINED, "cheap": CHEAP, "hot": HOT, "planets": PLANETS}  # runs with a refine phase
 EXTENDED = ("rosenbrock2", "rosenbrock4", "rosenbrock10", "shells5", "eggbox", "box_funnel10", "mixture10")  # of paper/benchmark.py
