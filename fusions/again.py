@@ -12,8 +12,9 @@ from fusions.edges import with_edges
 from fusions.engine import make_tools
 from fusions.errors import OptionError
 from fusions.estimators import importance
-from fusions.evaluate import theta_of
+from fusions.evaluate import theta_of, verified
 from fusions.flows.density import is_bent
+from fusions.numerics import precision_of
 from fusions.problem import Problem
 
 
@@ -25,25 +26,32 @@ class Source(NamedTuple):
     flows: Any
 
     @property
+    def precision(self):
+        """Precision in which the flows were fitted."""
+        return "double" if self.flows[0][0].shares.dtype == np.float64 else "single"
+
+    @property
     def is_bent(self):
         """Whether the first flow has learned a velocity."""
         return is_bent(self.flows[0][0])
 
     def draw(self, n, key):
         """Draw n points: theta (n, m), log importance weights (n,), likelihood calls."""
-        tools, _ = make_tools(self.problem, self.settings)
         calls = []
-        draws = refinement.draw(jax.random.key(key), tools, self.flows, refinement.whole_units(n), calls.append)
-        pick = np.random.default_rng(key).permutation(len(draws.x))[:n]
-        return theta_of(self.problem, tools.leave(draws.x[pick]), draws.blobs[pick]), draws.logw[pick], sum(calls)
+        with precision_of(self.precision):
+            tools, _ = make_tools(self.problem, self.settings)
+            draws = refinement.draw(jax.random.key(key), tools, self.flows, refinement.whole_units(n), calls.append)
+            pick = np.random.default_rng(key).permutation(len(draws.x))[:n]
+            return theta_of(self.problem, tools.leave(draws.x[pick]), draws.blobs[pick]), draws.logw[pick], sum(calls)
 
     def paths(self, n, times, key):
         """Follow n draws of the first flow from its base to the posterior: theta (m, n, n_params) at times (m,)."""
-        space, _, leave, *_ = with_edges(self.problem.space(), self.problem.prior.bounded)
-        flow = self.settings.flow.build(space)
-        y = jax.jit(flow.path, static_argnums=2)(jax.random.key(key), self.flows[0][0], n, np.asarray(times, np.float32))
-        theta = self.problem.prior.theta_rows(leave(np.asarray(y).reshape(-1, y.shape[-1])))
-        return theta.reshape(len(times), n, -1)
+        with precision_of(self.precision):
+            space, _, leave, *_ = with_edges(self.problem.space(), self.problem.prior.bounded)
+            flow = self.settings.flow.build(space)
+            y = jax.jit(flow.path, static_argnums=2)(jax.random.key(key), self.flows[0][0], n, np.asarray(times, float))
+            theta = self.problem.prior.theta_rows(leave(np.asarray(y).reshape(-1, y.shape[-1])))
+            return theta.reshape(len(times), n, -1)
 
     def extend(self, result, n_eff, key):
         """Return the result with more draws; see `Result.extend`."""
@@ -87,8 +95,10 @@ def attach(result, problem, refine=None):
         raise OptionError(f"Expected a fusions.Problem, got {type(problem).__name__}. Type fusions.attach(result, problem).")
     if problem.fingerprint() != result.info.get("fingerprint"):
         raise OptionError("The problem is not the one of this result: names, labels or prior differ. Give the problem it was made from.")
-    tools, _ = make_tools(problem, settings)
-    pair = [tools.init(jax.random.key(0))] * 2
+    with precision_of("double"):
+        problem = verified(problem)
+        tools, _ = make_tools(problem, settings)
+        pair = [tools.init(jax.random.key(0))] * 2
     leaves, tree = jax.tree.flatten([pair] * (len(result.flows) // max(len(jax.tree.leaves(pair)), 1)))
     known = [result.flows[str(i)] for i in range(len(result.flows))]
     if [leaf.shape for leaf in leaves] != [leaf.shape for leaf in known] or not known:

@@ -8,13 +8,14 @@ import numpy as np
 
 from fusions.algorithms import nested
 from fusions.errors import LikelihoodError
-from fusions.evaluate import describe, evaluate_in_chunks, reject_invalid
+from fusions.evaluate import describe, reject_invalid
 from fusions.evidence import Running
+from fusions.numerics import in_chunks
 
 MAX_PRIOR_DRAWS = 20  # per live point, while looking for points of non-zero likelihood
 N_REPEATS = 4  # points evaluated twice to see whether a black-box likelihood is deterministic
 PILE = 0.05  # share of equal log L values that is worth a warning
-FLOOR = -1e30  # log L below this looks like a stand-in for zero likelihood
+FLOOR = -1e30  # log L at or below this looks like a stand-in for zero likelihood
 
 
 def begin(key, problem, settings, engine, ledger):
@@ -31,19 +32,16 @@ def begin(key, problem, settings, engine, ledger):
     """
     k_params, k_draw, k_order = jax.random.split(key, 3)
     x, logL, blobs, seconds_per_row = _prior_draws(k_draw, problem, settings, engine, ledger)
-    finite = np.isfinite(logL)
+    finite = _above_floor(logL, settings.n_live)
     if not finite.any():
-        raise LikelihoodError(
-            f"No finite log-likelihood in {len(logL):,} draws from the prior; expected some. Likely causes: a likelihood that returns "
-            "-inf everywhere, a prior that does not cover the data's region, or a sign or unit error. Try the likelihood at a point "
-            "where you know that it is positive."
-        )
+        raise _nothing_found(logL)
     if not (problem.traceable or problem.noisy):
         _check_deterministic(problem, engine, x[finite], logL[finite], ledger)
     n = settings.n_live
     live = np.sort(np.argsort(~finite, kind="stable")[:n])
     n_drawn = live[-1] + 1 if finite.sum() >= n else len(logL)
     zero = np.setdiff1d(np.arange(n_drawn), live)
+    zero = zero[np.argsort(logL[zero], kind="stable")]
     ledger.bury(x[zero], logL[zero], np.full(len(zero), np.nan), blobs[zero], np.full(len(zero), -1))
     running = Running().kill(logL[zero], n_drawn) if len(zero) else Running()
     live = live[np.asarray(jax.random.permutation(k_order, n))]
@@ -56,11 +54,11 @@ def begin(key, problem, settings, engine, ledger):
     state = nested.NestedState(
         x[live], logL[live], np.full(n, np.nan), blobs[live], *pool, running, 0.0, nested.least_effort(settings, 1.0), params, info
     )
-    return state, seconds_per_row, _suspicious(logL[finite])
+    return state, seconds_per_row, _suspicious(logL[np.isfinite(logL)])
 
 
 def _prior_draws(key, problem, settings, engine, ledger):
-    """Draw and evaluate batches of n_live points until n_live have a finite log L or the limit is reached."""
+    """Draw and evaluate batches of n_live points until n_live have a log L above the floor or the limit is reached."""
     n, chunk = settings.n_live, nested.batch_size(settings)[1]
     x, columns, seconds = [], [], []
 
@@ -71,14 +69,49 @@ def _prior_draws(key, problem, settings, engine, ledger):
         return out
 
     for i in range(MAX_PRIOR_DRAWS):
-        x.append(np.asarray(problem.prior.sample(jax.random.fold_in(key, i), n)))
+        x.append(problem.prior.sample(jax.random.fold_in(key, i), n))
+        _check_parameters(problem, x[-1][: nested.batch_size(settings)[1]])
         ledger.n_calls += n
-        columns += evaluate_in_chunks(timed, x[-1], chunk) if problem.traceable else [timed(x[-1])]
+        columns += in_chunks(timed, x[-1], chunk) if problem.traceable else [timed(x[-1])]
         logL, blobs = (np.concatenate(column) for column in zip(*columns, strict=True))
         reject_invalid(problem, np.concatenate(x), logL)
-        if np.isfinite(logL).sum() >= n:
+        if _above_floor(logL, n).sum() >= n:
             break
     return np.concatenate(x), logL, blobs, float(np.median(seconds))
+
+
+def _check_parameters(problem, x):
+    """Say so if the prior gives parameters that are no finite numbers, before the likelihood is blamed for it."""
+    theta = problem.prior.theta_rows(x)
+    if not np.all(np.isfinite(theta)):
+        row, column = np.argwhere(~np.isfinite(theta))[0]
+        raise LikelihoodError(
+            f"The prior gives {problem.prior.names[column]} = {theta[row, column]} at one of its draws; expected finite numbers. Look for "
+            "a transform that divides by zero, or for numbers beyond those of double precision (1e308): choose other units."
+        )
+
+
+def _above_floor(logL, n):
+    """Mark finite values (m,) above the floor, at which draws die at once, as those of zero likelihood do.
+
+    It is the lowest value, if the first n draws all have it, or if it is repeated and as low as `FLOOR`. A likelihood that has this value
+    at all draws is constant, unless it is as low as that.
+    """
+    finite = np.isfinite(logL)
+    lowest = logL[finite].min(initial=np.inf)
+    is_floor = np.all(logL[:n] == lowest) or (lowest <= FLOOR and np.sum(logL == lowest) > 1)
+    above = finite & ((logL > lowest) | ~is_floor)
+    return above if above.any() or lowest <= FLOOR or len(logL) < MAX_PRIOR_DRAWS * n else finite
+
+
+def _nothing_found(logL):
+    """Return the error for draws from the prior (n,) of which none has a likelihood above zero."""
+    came = "log L = -inf" if not np.any(np.isfinite(logL)) else f"log L = {np.max(logL):.6g}, which looks like a stand-in for -inf,"
+    return LikelihoodError(
+        f"No finite log-likelihood in {len(logL):,} draws from the prior: {came} at all of them; expected some above that. Likely causes: "
+        "a prior that does not cover the data's region or covers so much more that no draw comes near it, a sign or unit error, or an "
+        "exception that the likelihood turns into this value. Try the likelihood at a point where you know that it is positive."
+    )
 
 
 def _check_deterministic(problem, engine, x, logL, ledger):
@@ -98,12 +131,14 @@ def _suspicious(logL):
     """Warn of piles of equal values and of floors that stand in for zero likelihood; returns the warnings."""
     values, counts = np.unique(logL, return_counts=True)
     notes, share = [], counts.max() / len(logL)
-    if len(values) > 1 and share > PILE:
+    if len(values) == 1:
+        notes.append(f"The likelihood seems to be constant: log L = {values[0]:.6g} at all {len(logL):,} draws from the prior.")
+    elif share > PILE:
         notes.append(
-            f"{share:.0%} of the prior draws have log L = {values[np.argmax(counts)]:.6g} exactly: a plateau. It is handled; see whether "
-            "an underflow or an error value in the likelihood makes it."
+            f"{100 * share:.3g} % of the prior draws have log L = {values[np.argmax(counts)]:.6g} exactly: a plateau. It is handled; see "
+            "whether an underflow or an error value in the likelihood makes it."
         )
-    if logL.min() < FLOOR:
+    if logL.min() <= FLOOR:
         notes.append(f"log L is as low as {logL.min():.3g}: if this stands for zero likelihood, return -inf instead.")
     for note in notes:
         warnings.warn(note, stacklevel=6)

@@ -20,7 +20,7 @@ from fusions.distributions import (
     unit_interval,
 )
 from fusions.errors import PriorError
-from fusions.numerics import on_host
+from fusions.numerics import in_double, on_host
 
 WHITENING_DRAWS = 4096
 ENDS = (-8.0, -5.0, 5.0, 8.0)  # of an internal coordinate; a parameter with an edge hardly changes between the last two
@@ -76,6 +76,7 @@ def gaussian(names: Sequence[str], mean: Any, cov: Any) -> Block:
     return Block(names, k, partial(_affine, shift=mean, scale=scale), "gaussian", (False,) * k)
 
 
+@in_double
 def joint(names: Sequence[str], sample: Callable, log_prob: Callable) -> Block:
     """Make a prior known only by its draws and its density, without an inverse cdf.
 
@@ -109,6 +110,7 @@ def joint(names: Sequence[str], sample: Callable, log_prob: Callable) -> Block:
     return Block(names, d, theta, "joint", straight, draw=draw, log_prob=density, log_prob_traceable=traced)
 
 
+@in_double
 def transform(prior_transform: Callable, names: Sequence[str]) -> Block:
     """Make a prior from a unit-cube transform, as dynesty and UltraNest users have.
 

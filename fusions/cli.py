@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from fusions import checkpoint
-from fusions.errors import FileError, FusionsError, LikelihoodError, OptionError
+from fusions.errors import FileError, FusionsError, LikelihoodError, OptionError, PrecisionError
 from fusions.exports import FORMATS
 from fusions.signals import exit_code
 from fusions.storage import MANIFEST, write_atomically
@@ -76,7 +76,7 @@ def _run(args):
         _remember(args)
     try:
         result = fusions.run(problem, algorithm, **options)
-    except LikelihoodError as error:
+    except (LikelihoodError, PrecisionError) as error:
         if error.result is not None:
             error.result.save(args.output)
             print(f"What was computed before the failure is in {args.output}/.", file=sys.stderr)

@@ -18,6 +18,7 @@ from jax.scipy.special import erf, erfinv, log_ndtr, ndtr, ndtri
 from scipy.special import ndtr as host_ndtr
 
 from fusions.errors import PriorError
+from fusions.numerics import in_double
 from fusions.quantiles import tabulate
 
 FARTHEST = 12.0  # tails are cut here: their probability, 2e-33, is still a normal float32
@@ -188,6 +189,7 @@ def delta(value: float) -> Distribution:
     return Distribution("delta", (value,), partial(_delta, value=value), dim=0)
 
 
+@in_double
 def icdf(function: Callable, *, periodic: bool = False) -> Distribution:
     """Make a prior from its inverse cumulative distribution function.
 

@@ -11,11 +11,12 @@ import numpy as np
 from fusions.algorithms import nested
 from fusions.algorithms.refine import Refine
 from fusions.checkpoint import Checkpoint, Follower
-from fusions.errors import LikelihoodError, OptionError, ProblemError, Status
-from fusions.evaluate import workers_of
+from fusions.errors import LikelihoodError, OptionError, PrecisionError, ProblemError, Status
+from fusions.evaluate import verified, workers_of
 from fusions.hosts import Team, choose_layout
 from fusions.kernels import Cycle, FlowKernel, HitAndRun, Jump
 from fusions.kernels.base import is_settings
+from fusions.numerics import PRECISIONS, precision_of
 from fusions.problem import Problem
 from fusions.progress import Bar
 from fusions.resume import path_of
@@ -75,7 +76,7 @@ def _checked_number(value, kind, accept, wanted, example):
 
 def run(
     problem, algorithm=None, *, key=0, refine=True, max_calls=None, max_time=None, callback=None, progress=True,
-    checkpoint=None, resume=True, checkpoint_every=60.0, pool=None, timeout=None, devices=None, max_batch=None,
+    checkpoint=None, resume=True, checkpoint_every=60.0, pool=None, timeout=None, devices=None, max_batch=None, precision="double",
 ):  # fmt: skip
     """Compute evidence and posterior of a problem.
 
@@ -101,6 +102,8 @@ def run(
         of several processes of `jax.distributed`; None for JAX's default device. Live points need not be a multiple of it.
     max_batch : most rows that a device computes at once, against running out of memory; None for whole batches. A row of an exact
         divergence counts d times.
+    precision : "double", whatever JAX's x64 flag says, which stays as it is; or "single" for accelerators that are slow otherwise: a
+        black box still gets doubles, but parameters have seven digits, and the run warns where these do not resolve the posterior.
 
     Returns
     -------
@@ -110,6 +113,8 @@ def run(
     ------
     LikelihoodError
         If the likelihood fails; `error.result` holds what was computed before, or None.
+    PrecisionError
+        If floating-point numbers do not tell the live points apart; `error.result` as above.
     CheckpointError
         If the folder is in use, damaged, or holds another run.
     """
@@ -117,11 +122,15 @@ def run(
     refine = Refine() if refine is True else refine
     _check_arguments(problem, algorithm, refine, max_calls, max_time, callback)
     _check_checkpoint(checkpoint, resume, checkpoint_every)
+    if precision not in PRECISIONS:
+        raise OptionError(f'Expected precision of run to be "double" or "single", got {precision!r}. Type precision="double".')
     key = _checked_number(key, Integral, lambda v: 0 <= v < 2**63, "key to be a non-negative integer seed below 2^63", "key=0")
     limits = Limits(max_calls, np.inf if max_time is None else time.perf_counter() + max_time)
-    layout = choose_layout(problem, devices, max_batch)
-    team = Team(layout)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(precision_of(precision))
+        problem = verified(problem)
+        layout = choose_layout(problem, devices, max_batch)
+        team = Team(layout)
         folder = None if checkpoint is None else _folder(checkpoint, team, stack)
         workers = stack.enter_context(workers_of(problem, pool, timeout))
         signals, bar = stack.enter_context(Signals(patient=team.size > 1)), stack.enter_context(Bar(shown=progress and team.is_first))
@@ -150,20 +159,23 @@ def _advance(session, limits, callback, bar):
     if session.mark.iteration:
         bar.note(f"fusions: resumed after {session.mark.iteration:,} levels and {session.mark.n_calls:,} calls")
     try:
+        session.watch()
         while (status := session.stop(limits)) is None:
             snapshot = session.level()
             bar.update(snapshot)
+            session.watch()
             if callback is not None and session.team.highest(int(bool(callback(snapshot)))):
                 status = Status.USER_RULE
                 break
         if (result := session.finished(status, limits)) is not None:
             return result
+        session.examine(status)
         if status is Status.CONVERGED and session.refine:
             bar.note(f"fusions: nested sampling has converged after {session.mark.n_calls:,} calls; refining")
             session.refine_phase(limits, bar.refining)
     except KeyboardInterrupt:
         status = session.interrupted()
-    except LikelihoodError as error:
+    except (LikelihoodError, PrecisionError) as error:
         error.result = session.result(Status.FAILED)
         raise
     finally:

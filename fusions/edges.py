@@ -2,7 +2,7 @@
 
 An internal coordinate is normal under the prior, so that a posterior cut by an edge of a uniform prior has a thin tail there, out to
 infinity and along another direction than the rest: densities fitted to it miss its end. In u = Phi(x) - 1/2, which is uniform under the
-prior, it just stops, and what a density has outside of the prior costs draws, but no likelihood calls. Around 0 float32 is finest: a
+prior, it just stops, and what a density has outside of the prior costs draws, but no likelihood calls. Around 0 numbers are finest: a
 posterior many orders narrower than its prior can lie there.
 """
 
@@ -15,9 +15,9 @@ from jax.scipy.special import erfinv
 from scipy.special import erf
 from scipy.special import erfinv as host_erfinv
 
+from fusions.numerics import least_width
 from fusions.types import Space
 
-MARGIN = 1e-6  # that float32 can tell
 LOG_2PI, ROOT = float(np.log(2 * np.pi)), float(np.sqrt(2))
 
 
@@ -30,7 +30,7 @@ class Coordinates(NamedTuple):
     enter : internal coordinates x (n, d) -> y (n, d), on the host.
     leave : y -> x, on the host; what is outside of the prior comes to its edge.
     latent : the same inside jit.
-    bounds : (2, d) lowest and highest y, `MARGIN` inside of the prior, infinite where there is no edge.
+    bounds : (2, d) lowest and highest y, as far inside of the prior as numbers tell, infinite where there is no edge.
     """
 
     space: Space
@@ -66,5 +66,5 @@ def with_edges(space, bounded):
         allowed = jnp.all(~bounded | (jnp.abs(y) < 0.5), axis=-1)
         return jnp.where(allowed, space.logprior(x) + log_jacobian, -jnp.inf)
 
-    bounds = np.where(bounded, 0.5 - MARGIN, np.inf) * np.array([[-1], [1]])
+    bounds = np.where(bounded, 0.5 - least_width(jnp.result_type(float)), np.inf) * np.array([[-1], [1]])
     return Coordinates(space._replace(logprior=logprior), enter, leave, latent, bounds)

@@ -39,6 +39,17 @@ class LikelihoodError(FusionsError, ValueError):
     result: Any = None
 
 
+class PrecisionError(FusionsError, ArithmeticError):
+    """Floating-point numbers do not tell the live points apart; the message names the parameter and what to do.
+
+    Attributes
+    ----------
+    result : what was computed before (a `Result`), or None.
+    """
+
+    result: Any = None
+
+
 class Status(enum.Enum):
     """Why a run stopped, as a sentence."""
 
@@ -48,8 +59,9 @@ class Status(enum.Enum):
     USER_RULE = "Stopped by the user's rule (stop or callback)."
     INTERRUPTED = "Interrupted by the user (Ctrl-C); the evidence is incomplete."
     TERMINATED = "Stopped by SIGTERM or SIGUSR1; the evidence is incomplete."
-    PLATEAU = "Finished: all live points have the same likelihood, which cannot be exceeded."
-    FAILED = "Failed: the likelihood raised an error; this is what was computed before it."
+    PLATEAU = "Finished: all live points have the same likelihood, and no higher one was found."
+    CLONES = "Stopped: most live points are copies of a few that walks could not leave; the evidence is incomplete."
+    FAILED = "Failed: the run raised an error; this is what was computed before it."
 
     @property
     def complete(self) -> bool:

@@ -1,6 +1,7 @@
 """Evaluate a problem's likelihood on batches of internal coordinates: traced (inside jit) or hosted (numpy), here or by a pool."""
 
 import contextlib
+import dataclasses
 import warnings
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -15,7 +16,6 @@ from fusions.layout import ALONE
 from fusions.pool import check_pool, open_pool
 from fusions.tasks import ATTEMPTS, PoolFailure, Task
 
-ROWS = 1024  # points mapped to parameters at once
 UNUSED = (
     "pool= was not used: JAX compiles this likelihood into the sampler. Type Problem(..., traceable=False) if the workers shall call it."
 )
@@ -53,6 +53,14 @@ def make_evaluator(problem, layout=ALONE):
         return np.asarray(logL, np.float64), np.asarray(blobs, np.float64)
 
     return Evaluator(inside, rows)
+
+
+def verified(problem):
+    """Return the problem, as a black box if JAX computes another likelihood than the user's own function, as `problem.frozen` tells."""
+    if problem.traceable and problem.frozen:
+        warnings.warn(problem.frozen, stacklevel=3)
+        return dataclasses.replace(problem, traceable=False)
+    return problem
 
 
 def _in_parts(function, most):
@@ -147,26 +155,12 @@ def _explained(problem, batches, failure):
     return LikelihoodError(texts[failure.kind])
 
 
-def evaluate_in_chunks(function, x, size):
-    """Apply a function of rows (n, d) in chunks of one shape, the last one padded, so that it compiles once.
-
-    Yields
-    ------
-    The outputs of each chunk, a tuple of arrays, without the padding.
-    """
-    for i in range(0, len(x), size):
-        rows = x[i : i + size]
-        padded = np.concatenate([rows, np.repeat(rows[:1], size - len(rows), axis=0)])
-        yield tuple(column[: len(rows)] for column in function(padded))
-
-
 def theta_of(problem, x, blobs):
     """Turn internal coordinates (n, d) and blobs (n, b) into the columns of a result."""
     n_names = len(problem.prior.names)
     theta = np.empty((len(x), n_names + blobs.shape[1]))
     theta[:, n_names:] = blobs
-    for i, (rows,) in enumerate(evaluate_in_chunks(lambda x: (problem.prior.theta_rows(x),), x, ROWS)):
-        theta[i * ROWS : i * ROWS + len(rows), :n_names] = rows
+    theta[:, :n_names] = problem.prior.theta_rows(x)
     return theta
 
 

@@ -17,6 +17,7 @@ from fusions.errors import OptionError
 from fusions.flows.cnf import coordinates
 from fusions.flows.components import draw_mixture, fit_components, mixed, mixture_logprob, standard_components, widened
 from fusions.flows.matching import whiten
+from fusions.numerics import in_double
 from fusions.priors import Prior
 from fusions.problem import Problem
 from fusions.tasks import RATIO, Shifted
@@ -35,6 +36,7 @@ class Frame(NamedTuple):
     scale: Any
 
 
+@in_double
 def hot_start(problem, result):
     """Prepare a slightly changed problem to be run from where the posterior of an earlier run was.
 

@@ -1,13 +1,65 @@
-"""Small numerical helpers: on the host in float64 numpy, and inside jit where the name says `rows`."""
+"""Small numerical helpers: the precision of JAX, on the host in float64 numpy, and inside jit where the name says `rows`."""
 
+import contextlib
+import functools
 import math
+from contextvars import ContextVar
 
 import jax
+import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_batching import custom_vmap
 
+PRECISIONS = ("double", "single")
+_enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64  # before jax 0.8
+_precision: ContextVar = ContextVar("precision", default=None)  # of the call that goes on
 CALLBACK_BYTES = 65_536  # of rows handed to the host at once; over 100 kB JAX copies them in a thread that the callback may be blocking
+
+
+@contextlib.contextmanager
+def precision_of(name):
+    """Let JAX compute in "double" or "single" precision for a while, in this thread alone, whatever the user's x64 flag says."""
+    token = _precision.set(name)
+    try:
+        with _enable_x64(name == "double"):
+            yield
+    finally:
+        _precision.reset(token)
+
+
+def in_double(function):
+    """Let a function compute in double precision, or in that of the call of ours that goes on; to its user it returns NumPy arrays.
+
+    Inside of a user's own JAX transformation it computes in the dtype of what it is given.
+    """
+
+    @functools.wraps(function)
+    def wrapped(*args, **kwargs):
+        if _precision.get() is not None or any(isinstance(value, jax.core.Tracer) for value in args):
+            return function(*args, **kwargs)
+        with precision_of("double"):
+            return jax.tree.map(lambda leaf: np.asarray(leaf) if isinstance(leaf, jax.Array) else leaf, function(*args, **kwargs))
+
+    return wrapped
+
+
+def least_width(dtype):
+    """Return the least width of anything, relative to its position, that numbers of a type tell."""
+    return 8 * float(np.finfo(dtype).eps)
+
+
+def in_chunks(function, x, size):
+    """Apply a function of rows (n, d) in chunks of one shape, the last one padded, so that it compiles once.
+
+    Yields
+    ------
+    The outputs of each chunk, a tuple of arrays, without the padding.
+    """
+    for i in range(0, len(x), size):
+        rows = x[i : i + size]
+        padded = np.concatenate([rows, np.repeat(rows[:1], size - len(rows), axis=0)])
+        yield tuple(column[: len(rows)] for column in function(padded))
 
 
 def logsumexp(a, axis=None):

@@ -38,7 +38,7 @@ from fusions.distributions import (
     uniform,
 )
 from fusions.errors import PriorError
-from fusions.numerics import drawn, on_host
+from fusions.numerics import drawn, in_chunks, in_double, on_host
 
 __all__ = [
     "Block", "Distribution", "Prior", "beta", "cauchy", "check_names", "cosine", "delta", "exponential",
@@ -48,6 +48,7 @@ __all__ = [
 ]  # fmt: skip
 
 LOG_2PI = math.log(2 * math.pi)
+ROWS = 128  # points mapped to parameters at once, always in batches of this shape: a row has the same digits wherever it stands
 HOPELESS_DRAWS = 100_000  # draws without one allowed point, after which a constraint is refused
 
 
@@ -83,6 +84,7 @@ class Prior:
     theta_traceable: bool
     constraint_traceable: bool
 
+    @in_double
     def __init__(
         self,
         /,
@@ -115,6 +117,10 @@ class Prior:
         words += [f"{k}={getattr(f, '__qualname__', type(f).__name__)}" for k, f in extra if f is not None]
         return f"Prior({', '.join(words)})"
 
+    def __getstate__(self) -> Mapping[str, Any]:
+        """Return what is copied and pickled: not the compiled functions."""
+        return {name: value for name, value in self.__dict__.items() if name != "_compiled"}
+
     @property
     def dim(self) -> int:
         """Number of internal coordinates d."""
@@ -126,15 +132,23 @@ class Prior:
         return tuple(flag for block in self.blocks for flag in block.periodic)
 
     @cached_property
+    @in_double
     def bounded(self) -> tuple[bool, ...]:
         """Flags (d,): True where the prior ends at an edge on both sides, as a uniform one does, the other coordinates at 0."""
         rows, flags = np.eye(self.dim)[:, None] * np.array(ENDS)[:, None], []
-        front = np.asarray(_front_traced(self, _floating(rows.reshape(-1, self.dim))), float).reshape(self.dim, len(ENDS), -1)
+        front = _front_rows(self, rows.reshape(-1, self.dim)).reshape(self.dim, len(ENDS), -1)
         for (block, columns), (_, part) in zip(_slices(self, np.arange(self.dim)), _front_slices(self, front), strict=True):
             straight = [block.log_prob is None and not angle for angle in block.periodic]
             flags += [line and _ends(block, part[i]) for line, i in zip(straight, columns, strict=True)]
         return tuple(flags)
 
+    @cached_property
+    def _compiled(self) -> dict[str, Callable]:
+        """Compiled functions of rows (n, d), kept as long as the prior is."""
+        functions = {"front": partial(_front, self), "theta": self.theta, "allowed": partial(_allowed, self)}
+        return {name: jax.jit(jax.vmap(function)) for name, function in functions.items()}
+
+    @in_double
     def theta(self, x: Any) -> Any:
         """Return all parameters (n_names,) at one point x (d,): NumPy float64 if not `theta_traceable`."""
         if not self.theta_traceable:
@@ -143,18 +157,20 @@ class Prior:
         values = _finish(self, _front(self, x))
         return jnp.stack([jnp.asarray(values[name]).astype(x.dtype) for name in self.names])
 
+    @in_double
     def theta_rows(self, x: Any) -> np.ndarray:
         """Return all parameters (n, n_names) at points x (n, d), as NumPy float64, on the host."""
-        rows = np.asarray(_front_rows(self, _floating(x)), float)
         if self.theta_traceable:
-            return rows
-        return np.stack([_host_vector(self, _finish(self, row)) for row in rows])
+            return _rows_of(self, "theta", x).astype(float).reshape(len(x), -1)
+        return np.array([_host_vector(self, _finish(self, row)) for row in _front_rows(self, x)]).reshape(len(x), -1)
 
+    @in_double
     def dict(self, x: Any) -> dict[str, Any]:
         """Return {name: scalar} at one point x (d,)."""
         theta = self.theta(x)
         return {name: theta[i] for i, name in enumerate(self.names)}
 
+    @in_double
     def log_prob(self, x: Any) -> jax.Array:
         """Return the log density [nats] in internal coordinates at one point x (d,)."""
         x = _floating(x)
@@ -165,11 +181,12 @@ class Prior:
         allowed = jnp.all(jnp.isfinite(x)) & ~jnp.isnan(total) & _allowed(self, x)
         return jnp.where(allowed, total, -jnp.inf)
 
-    def sample(self, key: Any, n: int) -> jax.Array:
+    @in_double
+    def sample(self, key: Any, n: int) -> np.ndarray:
         """Return n draws (n, d) in internal coordinates, by rejection where there is a constraint."""
         key = jax.random.key(key) if isinstance(key, int) else key
         if self.constraint is None:
-            return _draw(self, key, n)
+            return np.asarray(_draw(self, key, n))
         size, kept, found, drawn = max(n, 1000), [], 0, 0
         while found < n:
             key, key_draw = jax.random.split(key)
@@ -179,8 +196,9 @@ class Prior:
             limit = HOPELESS_DRAWS + (10_000 * n if found else 0)
             if found < n and drawn >= limit:
                 raise _hopeless(self, found, drawn)
-        return jnp.asarray(np.concatenate(kept)[:n])
+        return np.concatenate(kept)[:n]
 
+    @in_double
     def log_mass(self, key: Any, n: int = 100_000) -> tuple[float, float]:
         """Return ln of the prior fraction that the constraint allows, and its error; (0, 0) without one.
 
@@ -258,16 +276,16 @@ def _finish(prior: Prior, front: Any) -> dict[str, Any]:
     return values
 
 
-@partial(jax.jit, static_argnums=0)
-def _front_rows(prior: Prior, x: jax.Array) -> jax.Array:
-    """Return theta at all rows if it is traceable, else its traceable part."""
-    return jax.vmap(prior.theta)(x) if prior.theta_traceable else _front_traced(prior, x)
+def _rows_of(prior: Prior, name: str, x: Any) -> np.ndarray:
+    """Return a compiled function of the prior at points x (n, d), in NumPy, in batches of `ROWS`; empty for no point."""
+    x = np.asarray(_floating(x))
+    parts = [rows for (rows,) in in_chunks(lambda rows: (np.asarray(prior._compiled[name](rows)),), x, ROWS)]
+    return np.concatenate(parts) if parts else np.empty(0)
 
 
-@partial(jax.jit, static_argnums=0)
-def _front_traced(prior: Prior, x: jax.Array) -> jax.Array:
-    """Return `_front` at all rows."""
-    return jax.vmap(partial(_front, prior))(x)
+def _front_rows(prior: Prior, x: Any) -> np.ndarray:
+    """Return `_front` (n, m) at points x (n, d) in float64."""
+    return _rows_of(prior, "front", x).astype(float)
 
 
 def _ends(block: Block, rows: np.ndarray) -> bool:
@@ -308,16 +326,11 @@ def _allowed(prior: Prior, x: jax.Array) -> jax.Array:
     return on_host(partial(_host_allowed, prior=prior), row, jnp.bool_)
 
 
-@partial(jax.jit, static_argnums=0)
-def _allowed_traced(prior: Prior, x: jax.Array) -> jax.Array:
-    return jax.vmap(partial(_allowed, prior))(x)
-
-
 def _allowed_rows(prior: Prior, x: np.ndarray) -> np.ndarray:
     """Return whether the constraint holds at the rows of x (n, d)."""
     if prior.constraint_traceable:
-        return np.asarray(_allowed_traced(prior, x))
-    return _host_allowed(_front_rows(prior, _floating(x)), prior)
+        return _rows_of(prior, "allowed", x)
+    return _host_allowed(prior.theta_rows(x) if prior.theta_traceable else _front_rows(prior, x), prior)
 
 
 def _hopeless(prior: Prior, found: int, drawn: int) -> PriorError:

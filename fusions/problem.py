@@ -11,9 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from fusions.errors import LikelihoodError, ProblemError, advice_on
+from fusions.numerics import in_double, precision_of
 from fusions.priors import Prior, check_names
 from fusions.types import Space
 
+N_COMPARED = 8  # draws from the prior at which a compiled likelihood is compared with the user's own function
+AGREED = 1e-4  # difference of log L, relative to max(1, |log L|), that rounding may make
 RESERVED = ("logL", "logL_birth", "nlive", "weights")  # columns of the exported samples
 
 
@@ -57,6 +60,7 @@ class Problem:
     traceable: bool | None = None
     noisy: bool = False
 
+    @in_double
     def __post_init__(self) -> None:
         """Check the description and find out whether the likelihood can be traced."""
         _check_types(self)
@@ -77,6 +81,17 @@ class Problem:
     def constraint_logmass(self) -> tuple[float, float]:
         """Ln of the prior fraction that the prior's constraint allows, and its error; (0, 0) without a constraint."""
         return self.prior.log_mass(jax.random.key(0))
+
+    @cached_property
+    def frozen(self) -> str:
+        """Why a traced likelihood must not be compiled, or "".
+
+        Tracing calls a function once, with stand-ins for numbers; what it does beside arithmetic with them (text for another program,
+        files, `except`, `isinstance`, random numbers) is frozen. So the compiled function is compared with the function itself, called
+        twice with plain numbers, at a few draws from the prior.
+        """
+        with precision_of("double"):
+            return _frozen(self, self.prior.theta_rows(self.prior.sample(jax.random.key(0), N_COMPARED)))
 
     def space(self) -> Space:
         """Return the internal coordinates, with the log density over rows (n, d) -> (n,) of the prior, renormalised on what is allowed."""
@@ -100,9 +115,10 @@ class Problem:
             right shape; the message names the parameter values.
         """
         theta = np.asarray(theta, float)
-        if self.vectorized:
-            return _call_batch(self, theta)
-        return _stacked(self, [_call_row(self, row) for row in theta])
+        with precision_of("double"):  # of JAX that a black box may use
+            if self.vectorized:
+                return _call_batch(self, theta)
+            return _stacked(self, [_call_row(self, row) for row in theta])
 
     def read_rows(self, theta: list[np.ndarray], returned: list[Any]) -> tuple[np.ndarray, np.ndarray]:
         """Return log L (n,) and blobs (n, b) of what the user's function returned elsewhere.
@@ -204,6 +220,39 @@ def _find_traceable(problem: Problem) -> bool:
             raise ProblemError(msg) from error
         return False
     return True
+
+
+def _frozen(problem: Problem, theta: np.ndarray) -> str:
+    """Compare the compiled likelihood with the user's own function at theta (n, n_names); returns a sentence if they differ."""
+    own = _own_values(problem, theta), _own_values(problem, theta)
+    if own[0] is None or own[1] is None:
+        return ""
+    compiled = np.asarray(jax.jit(jax.vmap(lambda row: problem.call_one(row)[0]))(theta), float)
+    with np.errstate(invalid="ignore"):
+        far = ~(np.abs(compiled - own[0]) <= AGREED * np.maximum(1, np.abs(own[0])))
+    for differ, other in ((own[0] != own[1], own[1]), (far & (compiled != own[0]), compiled)):
+        differ &= ~(np.isnan(own[0]) & np.isnan(other))
+        if differ.any():
+            i = int(np.argmax(differ))
+            again = "called again" if other is own[1] else "compiled by JAX"
+            return (
+                f"The likelihood is called as a black box, because at {_describe(problem, theta[i])} it gives {own[0][i]:.10g}, and "
+                f"{other[i]:.10g} when {again}: it does more than arithmetic with its parameters. Type Problem(..., traceable=False) "
+                "to do without this message, or write it in jax.numpy."
+            )
+    return ""
+
+
+def _own_values(problem: Problem, theta: np.ndarray) -> np.ndarray | None:
+    """Return log L (n,) of the user's own function, called with plain numbers or else with JAX's; None if it takes neither."""
+    try:
+        return problem.call_rows(theta)[0]
+    except LikelihoodError:  # it needs the methods of JAX's arrays, or makes complex numbers where JAX has NaN
+        pass
+    try:
+        return np.array([problem.call_one(jnp.asarray(row))[0] for row in theta], float)
+    except Exception:  # noqa: BLE001 whatever a user's function raises
+        return None
 
 
 # Calls of the user's function -------------------------------------------------------------------------

@@ -24,6 +24,7 @@ GUARD = (
 
 def _serve(channel, payload):
     """Answer rows until the parent closes the channel or ends."""
+    os.environ["JAX_ENABLE_X64"] = "1"  # for a likelihood that imports JAX: it computes as it does in the process of the run
     for name in IGNORED:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), lambda *_: None)

@@ -11,9 +11,10 @@ import numpy as np
 from fusions import __version__
 from fusions.algorithms import nested
 from fusions.errors import CheckpointError
-from fusions.evaluate import describe, evaluate_in_chunks
+from fusions.evaluate import describe
 from fusions.evidence import Running
 from fusions.ledger import Block, merge_blocks
+from fusions.numerics import in_chunks
 
 N_PROBES = 4  # points whose likelihood is compared when a run is resumed
 LIVE = ("x", "logL", "birth", "blobs", "pool_x", "pool_logL")  # arrays of a NestedState
@@ -86,7 +87,7 @@ def check_likelihood(directory, problem, evaluator, chunk, probe):
     if problem.noisy:
         return
     x, before = probe["x"], probe["logL"]
-    out = evaluate_in_chunks(evaluator.rows, x, chunk) if problem.traceable else [evaluator.rows(x)]
+    out = in_chunks(evaluator.rows, x, chunk) if problem.traceable else [evaluator.rows(x)]
     now = np.concatenate([logL for logL, _ in out])
     differ = ~(np.abs(now - before) <= CLOSE[path_of(problem)] * np.maximum(1, np.abs(before)))
     if differ.any():

@@ -21,12 +21,18 @@ from fusions.errors import FileError, Status
 from fusions.evaluate import reject_invalid, theta_of
 from fusions.ledger import Ledger
 from fusions.progress import Snapshot
+from fusions.resolution import coarse, look_inside, refuse_blind, rounded_constants
 from fusions.result import Result
 from fusions.resume import Mark, generator, path_of
 from fusions.schedule import settled, timed_cost
 
 PACKAGES = ("fusions", "jax", "flax", "optax", "diffrax", "numpy")
 ENDS = (None, *Status)  # for processes to agree on
+N_BEST = 8  # live points at which the rounding of log L is looked at
+PLATEAU = (
+    "All live points have log L = {:.10g} exactly: a plateau, taken for the highest value of the likelihood. If it has no steps, it is "
+    "rounded somewhere: look for integers, float32 or values that are cut."
+)
 IDLE = 0.5  # worth of a flow below which the summary says so
 
 
@@ -96,7 +102,7 @@ class Session:
     def _stop(self, limits):
         state = self.mark.nested
         if state.logL.min() == state.logL.max():
-            return Status.PLATEAU
+            return Status.PLATEAU if 2 * len(np.unique(state.x, axis=0)) > len(state.x) else Status.CLONES
         if state.running.remaining(state.logL) < np.log(self.algorithm.precision) or state.running.effective(state.logL) >= self.enough:
             return Status.CONVERGED
         if self.signals.received:
@@ -141,6 +147,32 @@ class Session:
         self._commit(state, self.mark.iteration + 1, rng)
         self._save_if_due()
         return self._snapshot()
+
+    @functools.cached_property
+    def inside(self):
+        """What the likelihood computes in single precision."""
+        return look_inside(self.problem)
+
+    def watch(self):
+        """See whether floating-point numbers tell the live points apart: warn where they hardly do.
+
+        Raises
+        ------
+        PrecisionError : if they do not.
+        """
+        state = self.mark.nested
+        found = coarse(self.problem, state.x, state.logL, self.inside)
+        new = [entry for entry in found if not any(f"in {entry.name}: " in note for note in self.notes)]
+        self._tell([f"Precision is short: {entry}" for entry in new])
+        refuse_blind(found)
+
+    def examine(self, status):
+        """Warn of what the nested run, which has ended, can't see: float32 data, and a plateau that may be one of rounding."""
+        state = self.mark.nested
+        best = np.argsort(state.logL)[-N_BEST:]
+        self._tell(rounded_constants(self.problem, self.inside, state.x[best], state.logL[best]))
+        if status is Status.PLATEAU and self.mark.iteration:
+            self._tell([PLATEAU.format(state.logL[0])])
 
     def _spent(self, n_calls):
         self.ledger.n_calls += n_calls

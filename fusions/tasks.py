@@ -5,6 +5,7 @@ Needs no JAX: workers import this file and what the likelihood imports.
 
 import contextlib
 import pickle
+import sys
 import time
 import traceback
 from collections import Counter, deque
@@ -99,11 +100,20 @@ class PoolFailure(Exception):
 TASKS: dict = {}  # key: Task, in workers of an executor, and in this process for its threads
 
 
+def _in_double():
+    """Let JAX, if the likelihood has imported it, compute in double precision, as it does in the process of the run."""
+    for module in ("jax", "jax.experimental"):  # the latter before jax 0.8
+        if switch := getattr(sys.modules.get(module), "enable_x64", None):
+            return switch(*[True])
+    return contextlib.nullcontext()
+
+
 def attempt(task, row):
     """Call a task at a row; whatever it raises becomes part of the answer."""
     start = time.perf_counter()
     try:
-        value = pickle.dumps(task(row))
+        with _in_double():
+            value = pickle.dumps(task(row))
     except (Exception, SystemExit) as error:  # an exit() in a likelihood must not end a worker without a word
         return Answer("raised", (f"{type(error).__name__}: {error}", traceback.format_exc()), time.perf_counter() - start)
     return Answer("done", value, time.perf_counter() - start)

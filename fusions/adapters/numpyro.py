@@ -30,6 +30,7 @@ from numpyro.distributions.distribution import (
 from fusions.blocks import Block
 from fusions.distributions import cauchy_map, exponential_map, half_normal_map, turns, uniform_map, unit_interval
 from fusions.errors import ProblemError
+from fusions.numerics import in_double
 from fusions.priors import Prior
 from fusions.problem import Problem
 
@@ -53,6 +54,7 @@ NORMAL_MAPS: dict[type, Callable] = {
 }
 
 
+@in_double
 def make_problem(model, args, kwargs):
     """Make a `Problem` of a model and its arguments; see `fusions.from_numpyro`."""
     checked = handlers.substitute(model, substitute_fn=_refuse_latent)

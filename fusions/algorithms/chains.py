@@ -277,7 +277,7 @@ def _drift(x, logL, periodic):
     columns = np.concatenate([columns, (columns - columns.mean(axis=(0, 1))) ** 2], axis=2)
     third = len(x) // 3
     change = columns[-third:].mean(axis=0) - columns[-2 * third : -third].mean(axis=0)
-    drift = float(np.max(np.abs(change.mean(axis=0)) / (change.std(axis=0, ddof=1) / np.sqrt(len(change)) + 1e-12)))
+    drift = float(np.max(np.abs(change.mean(axis=0)) / (change.std(axis=0, ddof=1) / np.sqrt(len(change)) + np.finfo(float).tiny)))
     return drift, bool(drift < NormalDist().inv_cdf(1 - 0.5 * FALSE_ALARM / change.shape[1]))
 
 

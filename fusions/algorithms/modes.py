@@ -13,7 +13,7 @@ from scipy.stats import multivariate_t
 
 from fusions.algorithms.laplace import laplace
 from fusions.evidence import Points, tempered
-from fusions.numerics import effective_sample_size, logsumexp, normalised, on_circles
+from fusions.numerics import effective_sample_size, least_width, logsumexp, normalised, on_circles
 from fusions.types import turned
 
 NEIGHBOURS = 6  # of a point among which a peak is the highest, or twice the dimension if that is more
@@ -177,7 +177,7 @@ def find_modes(x, logL, evaluate, periodic):
     (m,) indices, the highest first; (m, d) standard deviation of the neighbours of each.
     """
     angle = np.asarray(periodic, bool)
-    y = on_circles(np.where(angle, x, (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-12)), angle)
+    y = on_circles(np.where(angle, x, (x - x.mean(axis=0)) / (x.std(axis=0) + np.finfo(float).tiny)), angle)
     near = cKDTree(y).query(y, min(max(NEIGHBOURS, 2 * x.shape[1]) + 1, len(x)))[1]
     peaks = np.flatnonzero(logL >= logL[near].max(axis=1))
     peaks = peaks[np.argsort(-logL[peaks], kind="stable")][:MOST_PEAKS]
@@ -223,7 +223,7 @@ def survey(rng, points, evaluate, periodic, bounds, most, expired):
             return 0
         return most if integral > points.logZ + np.log(LEAST_SEEN) else TRIAL_SHARE * most
 
-    floor = 1e-10 * x.var(axis=0) + 1e-30
+    floor = least_width(points.x.dtype) ** 2 * x.var(axis=0) + np.finfo(float).tiny
     modes, integral, spent = _climbed(x[peaks], scales, floor, evaluate, angle, bounds, lambda seen: CLIMB_SHARE * allowed(seen))
     spent += _follow(rng, modes, floor, evaluate, allowed(integral) - spent, expired)
     best = max((mode.logZ for mode in modes), default=-np.inf)

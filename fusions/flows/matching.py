@@ -10,7 +10,7 @@ import optax
 
 from fusions.flows.base import FitInfo
 from fusions.flows.path import straight
-from fusions.numerics import draw_rows, drawn
+from fusions.numerics import draw_rows, drawn, least_width
 
 
 class Training(NamedTuple):
@@ -54,17 +54,16 @@ def whiten(x, weights, periodic, *, floor=1e-3):
     `floor` so that a rank-deficient population stays invertible. On the circle: mean direction and the standard
     deviation sqrt(-2 ln R) of a wrapped normal with the same resultant length R, at most pi.
     """
-    circle = jnp.array(periodic)
+    circle, least = jnp.array(periodic), least_width(x.dtype)
     p = weights / jnp.sum(weights)
-    sin, cos = p @ jnp.sin(x), p @ jnp.cos(x)
-    shift = jnp.where(circle, jnp.arctan2(sin, cos), p @ x)
+    shift = jnp.where(circle, jnp.arctan2(p @ jnp.sin(x), p @ jnp.cos(x)), p @ x)
     delta = jnp.where(circle, 0.0, x - shift)
     cov = (delta * p[:, None]).T @ delta
-    width = jnp.sqrt(jnp.diag(cov)) + 1e-6 * (jnp.abs(shift) + 1e-3)
+    width = jnp.sqrt(jnp.diag(cov)) + least * (jnp.abs(shift) + 1e-3)
     corr = cov / (width[:, None] * width[None]) / (1 + floor)
     corr = jnp.where(jnp.eye(len(circle), dtype=bool), 1.0, corr)
-    resultant = jnp.clip(jnp.hypot(sin, cos), 1e-9, 1 - 1e-9)
-    sigma = jnp.clip(jnp.sqrt(-2 * jnp.log(resultant)), 1e-4, jnp.pi)
+    short = jnp.clip(p @ (2 * jnp.sin(0.5 * (x - shift)) ** 2), 0.0, 1 - 1e-9)  # 1 - R, with all digits of narrow angles
+    sigma = jnp.clip(jnp.sqrt(-2 * jnp.log1p(-short)), least, jnp.pi)
     scale = jnp.where(circle, jnp.diag(sigma), width[:, None] * jnp.linalg.cholesky(corr))
     return shift, jnp.tril(scale)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from fusions.kernels.base import Kernel, check_counts
 from fusions.kernels.metropolis import accept, done, offer, report, start
-from fusions.numerics import drawn
+from fusions.numerics import drawn, least_width
 
 TARGET_ACCEPTANCE = 0.25
 
@@ -29,7 +29,7 @@ def spread(population, space):
         mean = jnp.where(jnp.array(space.periodic), direction, mean)
     delta = space.wrap(population.x - mean)
     cov = (delta * p[:, None]).T @ delta
-    return jnp.linalg.cholesky(cov + jnp.diag(1e-4 * jnp.diag(cov) + 1e-10))
+    return jnp.linalg.cholesky(cov + jnp.diag(1e-4 * jnp.diag(cov) + least_width(cov.dtype) ** 2))
 
 
 @dataclasses.dataclass(frozen=True)

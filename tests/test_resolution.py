@@ -1,0 +1,301 @@
+"""Double precision everywhere, and what is said where numbers do not resolve a posterior."""
+
+import math
+import random
+import subprocess
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from precision import enable_x64
+
+import fusions
+from fusions import kernels
+from fusions import priors as pr
+from fusions.errors import LikelihoodError, OptionError, PrecisionError, Status
+from fusions.resolution import coarse, look_inside, refuse_blind, rounded_constants, spacing
+
+SLICE = fusions.nested(n_live=40, kernel=kernels.HitAndRun(), kill=0.5, precision=0.01, cost="cheap")
+DAY = fusions.Prior(t0=pr.uniform(2457394, 2457395), depth=pr.uniform(0, 0.1))  # a transit in Julian days
+EXACT = math.log(2 * math.pi * 1e-3 * 5e-4 / 0.1)
+SQUARE = fusions.Prior(x=pr.uniform(-1, 1), y=pr.uniform(-1, 1))
+TIMES = 2457394 + np.linspace(0, 1, 50)
+TIMES_SINGLE = jnp.asarray(TIMES, jnp.float32)
+DATA_SINGLE = jnp.asarray(1000 + np.sin(np.arange(2000.0)), jnp.float32)
+
+
+def run(problem, algorithm=SLICE, **options):
+    return fusions.run(problem, algorithm, progress=False, **{"refine": False, **options})
+
+
+def transit(p):
+    return -0.5 * ((p["t0"] - 2457394.52207) / 1e-3) ** 2 - 0.5 * ((p["depth"] - 0.0148) / 5e-4) ** 2
+
+
+def bowl(p):
+    return -0.5 * (p["x"] ** 2 + p["y"] ** 2) / 0.01
+
+
+# Double precision -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("x64", [False, True])
+def test_a_black_box_gets_all_digits_and_the_ledger_keeps_them(x64):
+    """Each point of the result was asked for as it stands there, and the user's flag and dtypes are left alone."""
+    seen = set()
+
+    def likelihood(p):
+        seen.add((p["t0"], p["depth"]))
+        return transit(p)
+
+    with enable_x64(x64):
+        result = run(fusions.Problem(DAY, likelihood, traceable=False))
+        assert jax.config.jax_enable_x64 is x64
+        assert jnp.zeros(1).dtype == (np.float64 if x64 else np.float32)
+    assert all(tuple(row) in seen for row in result.theta)
+    assert len({t0 for t0, _ in seen}) > 0.9 * len(seen)
+    assert abs(result.logZ - EXACT) < 4 * result.logZ_err
+
+
+def test_julian_days_traced():
+    result = run(fusions.Problem(DAY, transit))
+    assert result.info["path"] == "traced"
+    assert abs(result.logZ - EXACT) < 4 * result.logZ_err
+    expected = [transit({"t0": t0, "depth": depth}) for t0, depth in result.theta]
+    np.testing.assert_allclose(result.logL, expected, rtol=1e-5)  # the compiled walk may round t0 otherwise, to the next number
+
+
+def test_fixed_values_arrive_as_typed():
+    prior = fusions.Prior(t0=pr.delta(2457394.52207), period=pr.delta(0.1), x=pr.uniform(0, 1))
+    assert prior.theta_rows(np.zeros((1, 1)))[0, :2].tolist() == [2457394.52207, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("prior", "lowest", "highest"),
+    [
+        (pr.log_uniform(1e42, 1e48), 1e42, 1e48), (pr.log_uniform(1e-50, 1e-40), 1e-50, 1e-40), (pr.uniform(1e40, 2e40), 1e40, 2e40),
+        (pr.uniform(0, 1e-44), 0, 1e-44), (pr.normal(2457394.5, 1e-3), 2457394.4, 2457394.6),
+        (pr.uniform(1126259462.3, 1126259462.5), 1126259462.3, 1126259462.5), (pr.uniform(1.7e18, 1.7e18 + 1e9), 1.7e18, 1.7e18 + 1e9),
+        (pr.uniform(1.4e9, 1.4e9 + 100, periodic=True), 1.4e9, 1.4e9 + 100),
+    ],
+)  # fmt: skip
+def test_draws_in_any_unit_differ(prior, lowest, highest):
+    prior = fusions.Prior(a=prior)
+    values = prior.theta_rows(prior.sample(0, 1000))
+    assert np.all((values >= lowest) & (values <= highest))
+    assert len(np.unique(values)) >= 900
+
+
+def test_single_precision_on_request():
+    """It is as it was, but the guard sees a Julian day; the result so far comes along."""
+    assert run(fusions.Problem(SQUARE, bowl), precision="single").status is Status.CONVERGED
+    with pytest.raises(
+        PrecisionError, match=r"spread over no more than .* floating-point numbers in t0: subtract a reference value"
+    ) as error:
+        run(fusions.Problem(DAY, transit), precision="single")
+    assert error.value.result.status is Status.FAILED
+    with pytest.raises(OptionError, match='Expected precision of run to be "double" or "single", got 32'):
+        run(fusions.Problem(SQUARE, bowl), precision=32)
+
+
+# The guard --------------------------------------------------------------------------------------------------------
+
+
+def test_spacing_is_that_of_the_numbers_that_values_can_be():
+    values = np.array([2457394.1, 2457394.7])
+    assert spacing(values, values[1]) == np.spacing(2457394.7)
+    assert spacing(values.astype(np.float32).astype(float), values[1]) == 0.25
+
+
+def test_the_guard_names_what_is_coarse():
+    """Live points as wide as so many spacings: silent from 1000 on, an error below 30."""
+    problem, rng = fusions.Problem(DAY, transit), np.random.default_rng(0)
+    nothing = look_inside(problem)
+    for n_spacings, names in ((1e4, []), (300, ["t0"]), (10, ["t0"])):
+        x = rng.normal(scale=n_spacings * np.spacing(2457394.0), size=(500, 2)) / 0.4  # of U(0, 1) in latent coordinates
+        x[:, 1] = rng.normal(size=500)
+        found = coarse(problem, x, -0.5 * rng.chisquare(2, 500), nothing)
+        assert [entry.name for entry in found] == names
+        if n_spacings < 30:
+            with pytest.raises(PrecisionError, match="in t0: subtract a reference value from it"):
+                refuse_blind(found)
+        else:
+            refuse_blind(found)
+
+
+@pytest.mark.parametrize(("offset", "warned"), [(-1e12, False), (-1e13, True)])
+def test_a_constant_in_the_likelihood(offset, warned):
+    """ln Z is right to its claimed error and the rounding of such a number; a warning comes before it matters."""
+    problem = fusions.Problem(SQUARE, lambda p: bowl(p) + offset, traceable=False)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = run(problem)
+    assert any("in log L: leave a constant out of it" in str(entry.message) for entry in caught) is warned
+    assert abs(result.logZ - offset - math.log(2 * math.pi * 0.01 / 4)) < 4 * result.logZ_err + np.spacing(-offset)
+
+
+def test_too_large_a_constant_is_refused():
+    with pytest.raises(PrecisionError, match="in log L: leave a constant out of it") as error:
+        run(fusions.Problem(SQUARE, lambda p: bowl(p) - 1e15))
+    assert len(error.value.result.logL) >= 40
+
+
+def line(p):
+    return -0.5 * jnp.sum((DATA_SINGLE - 1000 - p["x"] * 1e-3) ** 2) - 1e6
+
+
+def test_single_precision_data_near_a_large_log_likelihood():
+    with pytest.warns(UserWarning, match=r"holds float32 data: their seven digits leave log L = -1.00..e\+06 uncertain by about 0.06"):
+        run(fusions.Problem(SQUARE, lambda p: line(p) + bowl(p)))
+
+
+def test_single_precision_times():
+    """log L is small, but times have quarters of a day: the last digits of the data move it by many nats."""
+
+    def likelihood(p):
+        return -0.5 * jnp.sum(((TIMES_SINGLE - p["t0"]) / 0.3) ** 2) - 0.5 * (p["depth"] / 0.01) ** 2
+
+    problem = fusions.Problem(DAY, likelihood)
+    x, inside = problem.prior.sample(0, 8), look_inside(problem)
+    assert (inside.casts, inside.constants) == (False, 1)
+    assert "holds float32 data" in rounded_constants(problem, inside, x, np.full(8, -10.0))[0]
+    exact = fusions.Problem(DAY, lambda p: -0.5 * jnp.sum(((TIMES - p["t0"]) / 0.3) ** 2))
+    assert rounded_constants(exact, look_inside(exact), x, np.full(8, -10.0)) == []
+
+
+def test_a_likelihood_that_rounds_parameters_on_the_way():
+    """A parameter of the run is resolved, but not what the likelihood makes of it: a warning, no error."""
+    problem = fusions.Problem(DAY, jax.jit(lambda p: transit({"t0": p["t0"].astype(jnp.float32), "depth": p["depth"]}) * 1.0))
+    with pytest.warns(UserWarning, match="float32 numbers, to which the likelihood rounds on the way, in t0: subtract a reference value"):
+        run(problem, max_calls=100)
+    fine = fusions.Problem(SQUARE, lambda p: bowl(p).astype(jnp.float32).astype(jnp.float64))
+    assert coarse(fine, fine.prior.sample(0, 64), -np.arange(64.0), look_inside(fine)) == []
+
+
+# Functions that must not be traced --------------------------------------------------------------------------------
+
+
+def by_text_of_parameters(p):
+    out = subprocess.run(["awk", "{print -0.5*($1^2+$2^2)/0.01}"], input=f"{p['x']} {p['y']}\n", capture_output=True, text=True, check=True)
+    return float(out.stdout)
+
+
+def stale_file(path):
+    def likelihood(p):
+        try:
+            value = float(bowl(p))
+        except Exception:
+            return float(path.read_text())
+        path.write_text(str(value))
+        return value
+
+    return likelihood
+
+
+def bare_except(p):
+    try:
+        return float(bowl(p))
+    except Exception:
+        return -1e10
+
+
+def minus_infinity(p):
+    try:
+        return math.fsum([bowl(p)])
+    except TypeError:
+        return -math.inf
+
+
+def guarded(p):
+    return bowl(p) if isinstance(p["x"], float) else -1e10
+
+
+def guarded_type(p):
+    return bowl(p) if type(p["x"]) is float else 0.0
+
+
+def noisy(p):
+    return bowl(p) + random.random()
+
+
+def noisy_numpy(p):
+    return bowl(p) + np.random.default_rng().normal()
+
+
+class Counter:
+    """A likelihood with a state that changes its value."""
+
+    n = 0
+
+    def __call__(self, p):
+        self.n += 1
+        return bowl(p) * (1 + 0.01 * self.n)
+
+
+def impure(path):
+    path.write_text("-123")
+    functions = (
+        by_text_of_parameters, stale_file(path), bare_except, minus_infinity, guarded, guarded_type, noisy, noisy_numpy, Counter(),
+        lambda p: float(f"{p['x']}".startswith("-")) if isinstance(p["x"], float) else 0.5,
+    )  # fmt: skip
+    return list(functions)
+
+
+def test_functions_that_do_more_than_arithmetic_are_found_out(tmp_path):
+    for likelihood in impure(tmp_path / "out"):
+        problem = fusions.Problem(SQUARE, likelihood)
+        assert problem.traceable
+        assert problem.frozen.startswith("The likelihood is called as a black box, because at x=")
+
+
+def test_an_external_program_is_a_black_box():
+    problem = fusions.Problem(SQUARE, bare_except)
+    with pytest.warns(UserWarning, match="called as a black box, because at x=.* and -1e.10 when compiled by JAX"):
+        result = run(problem)
+    assert result.info["path"] == "hosted"
+    assert abs(result.logZ - math.log(2 * math.pi * 0.01 / 4)) < 4 * result.logZ_err
+
+
+def test_noise_is_refused_as_in_a_black_box():
+    with pytest.warns(UserWarning, match="when called again"), pytest.raises(LikelihoodError, match="not deterministic"):
+        run(fusions.Problem(SQUARE, noisy))
+
+
+@pytest.mark.parametrize(
+    "likelihood",
+    [
+        bowl, lambda p: -0.5 * jnp.sum(jnp.stack([p["x"], p["y"]]) ** 2) / 0.01, lambda p: 0.0 * p["x"],
+        lambda p: jnp.where(p["x"] < 0, -jnp.inf, bowl(p)), lambda p: (p["x"] + 2.0) ** 0.5, jax.jit(bowl),
+        lambda p: p["x"].astype(jnp.float32) * 1e6, lambda p: jnp.log(p["x"]), lambda p: jnp.asarray(p["x"]).at[()].add(p["y"]),
+    ],
+)  # fmt: skip
+def test_functions_of_jax_are_compiled(likelihood):
+    problem = fusions.Problem(SQUARE, likelihood)
+    assert problem.traceable
+    assert problem.frozen == ""
+
+
+# Plateaus ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_floor_is_no_plateau():
+    def likelihood(p):
+        return -1e300 if abs(p["x"] - 0.6) > 1e-7 else bowl(p)
+
+    for value in (likelihood, lambda p: -1e30):
+        with pytest.raises(LikelihoodError, match=r"log L = -1e\+30.*, which looks like a stand-in for -inf, at all of them"):
+            run(fusions.Problem(SQUARE, value, traceable=False))
+
+
+def test_a_constant_likelihood_says_so():
+    with pytest.warns(UserWarning, match="seems to be constant: log L = -3 at all 800 draws"):
+        assert run(fusions.Problem(SQUARE, lambda p: -3.0)).logZ == pytest.approx(-3, abs=1e-12)
+
+
+def test_what_is_rare_among_the_first_draws_is_looked_for():
+    """One in a hundred draws is above the first value: it takes more draws, and volumes stay right."""
+    problem = fusions.Problem(SQUARE, lambda p: 10.0 if p["x"] > 0.98 else 0.0, traceable=False)
+    result = run(problem, fusions.nested(n_live=40, kernel=kernels.HitAndRun()), key=1)
+    assert abs(result.logZ - math.log(0.99 + 0.01 * math.exp(10))) < 4 * result.logZ_err
