@@ -8,7 +8,7 @@ import numpy as np
 
 from fusions.algorithms import nested
 from fusions.errors import LikelihoodError
-from fusions.evaluate import describe, evaluate_in_chunks, reject_invalid
+from fusions.evaluate import describe, evaluate_in_chunks, reject_invalid, reject_undefined
 from fusions.evidence import Running
 
 MAX_PRIOR_DRAWS = 20  # per live point, while looking for points of non-zero likelihood
@@ -76,6 +76,8 @@ def _prior_draws(key, problem, settings, engine, ledger):
         columns += evaluate_in_chunks(timed, x[-1], chunk) if problem.traceable else [timed(x[-1])]
         logL, blobs = (np.concatenate(column) for column in zip(*columns, strict=True))
         reject_invalid(problem, np.concatenate(x), logL)
+        if np.isneginf(logL[-n:]).any():
+            reject_undefined(problem, x[-1])
         if np.isfinite(logL).sum() >= n:
             break
     return np.concatenate(x), logL, blobs, float(np.median(seconds))
