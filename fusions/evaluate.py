@@ -197,8 +197,8 @@ def reject_undefined(problem, x):
     for theta in _theta_rows(problem, x):
         if not np.isfinite(theta).all():
             raise LikelihoodError(
-                f"The prior gave {describe_theta(problem, theta)} at one of its draws; expected finite numbers. Look for a division by zero "
-                "or an overflow in its functions."
+                f"The prior gave {describe_theta(problem, theta)} at one of its draws; expected finite numbers. Look for a division by "
+                "zero or an overflow in its functions."
             )
 
 

@@ -80,7 +80,7 @@ def shell_weights(logX):
 
 
 def _moments(logL, logmass):
-    """Return ln Z, D_KL, d_G and log weights for log masses of shape (N,) or (N, m); relative to the top, a constant added to log L cancels."""
+    """Return ln Z, D_KL, d_G and log weights for log masses of shape (N,) or (N, m); a constant added to log L cancels at once."""
     top = np.max(logL[np.isfinite(logL)], initial=-np.inf)
     below = logL.reshape(-1, *[1] * (logmass.ndim - 1)) - (top if np.isfinite(top) else 0.0)
     logw = below + logmass

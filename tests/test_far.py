@@ -1,4 +1,4 @@
-"""Parameters far out in the coordinates: finite and inside of the closed prior, whatever made it; what is not never reaches a likelihood."""
+"""Parameters far out in the coordinates: finite and inside of the closed prior; what is not never reaches a likelihood."""
 
 import functools
 import math
@@ -217,7 +217,8 @@ def test_cobaya_is_not_asked_where_scipy_fails():
 BILBY = {
     "Uniform": (-2, 0.3), "LogUniform": (1e-3, 7), "PowerLaw": (-2.5, 1e-3, 7), "Gaussian": (1, 2), "TruncatedGaussian": (1, 2, -3, 4),
     "HalfGaussian": (3,), "LogNormal": (0, 1), "Exponential": (2,), "StudentT": (3, 1, 2), "Beta": (0.5, 3), "Logistic": (1, 2),
-    "Cauchy": (1, 2), "Gamma": (0.5, 3), "ChiSquared": (2,), "Sine": (), "Cosine": (), "SymmetricLogUniform": (1e-3, 7), "FermiDirac": (1, 5),
+    "Cauchy": (1, 2), "Gamma": (0.5, 3), "ChiSquared": (2,), "Sine": (), "Cosine": (), "SymmetricLogUniform": (1e-3, 7),
+    "FermiDirac": (1, 5),
 }  # fmt: skip
 
 
@@ -264,6 +265,7 @@ def numpyro_prior(table):
 
 @BOTH
 def test_numpyro(x64):
+    """Two units of rounding beyond an edge are numpyro's own: its log-uniform is the exponential of a uniform."""
     with enable_x64(x64):
         prior = numpyro_prior(NUMPYRO)
         columns = prior.theta_rows(np.tile(X[:, None], len(NUMPYRO))).T

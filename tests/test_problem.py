@@ -266,7 +266,7 @@ BAD_CALLS = {
     "raised KeyError: 'q' at m=1, c=2. If that is a parameter, it is not in the prior": (lambda p: p["q"], {}),
     "at m=1, c=2: expected log L to have shape \\(\\), got shape \\(2,\\)": (lambda p: np.ones(2), HOSTED),
     "at m=1, c=2: expected log L to be a number, got True": (lambda p: True, HOSTED),
-    "at m=1, c=2: expected log L to be a number, got np.False_|got False": (lambda p: np.bool_(False), HOSTED),
+    "at m=1, c=2: expected log L to be a number, got np.False_|got False": (lambda p: np.bool_(0), HOSTED),
     "log L of a batch of 3 points to be a number, got array\\(\\[ True": (lambda p: p["m"] < 9, BATCH),
     "returned a list of 2, expected log L alone": (lambda p: [1.0, 2.0], HOSTED),
     "returned a list of 0, expected log L alone": (lambda p: [], HOSTED),
