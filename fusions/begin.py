@@ -8,7 +8,7 @@ import numpy as np
 
 from fusions.algorithms import nested
 from fusions.errors import LikelihoodError
-from fusions.evaluate import describe, reject_invalid
+from fusions.evaluate import describe, reject_invalid, reject_undefined
 from fusions.evidence import Running
 from fusions.numerics import in_chunks
 
@@ -70,25 +70,15 @@ def _prior_draws(key, problem, settings, engine, ledger):
 
     for i in range(MAX_PRIOR_DRAWS):
         x.append(problem.prior.sample(jax.random.fold_in(key, i), n))
-        _check_parameters(problem, x[-1][: nested.batch_size(settings)[1]])
         ledger.n_calls += n
         columns += in_chunks(timed, x[-1], chunk) if problem.traceable else [timed(x[-1])]
         logL, blobs = (np.concatenate(column) for column in zip(*columns, strict=True))
+        if not np.isfinite(logL[-n:]).all():
+            reject_undefined(problem, x[-1])
         reject_invalid(problem, np.concatenate(x), logL)
         if _above_floor(logL, n).sum() >= n:
             break
     return np.concatenate(x), logL, blobs, float(np.median(seconds))
-
-
-def _check_parameters(problem, x):
-    """Say so if the prior gives parameters that are no finite numbers, before the likelihood is blamed for it."""
-    theta = problem.prior.theta_rows(x)
-    if not np.all(np.isfinite(theta)):
-        row, column = np.argwhere(~np.isfinite(theta))[0]
-        raise LikelihoodError(
-            f"The prior gives {problem.prior.names[column]} = {theta[row, column]} at one of its draws; expected finite numbers. Look for "
-            "a transform that divides by zero, or for numbers beyond those of double precision (1e308): choose other units."
-        )
 
 
 def _above_floor(logL, n):

@@ -1,7 +1,10 @@
 """One-dimensional priors: maps from a standard normal latent coordinate (or an angle) to theta.
 
 Every map is accurate in both tails, in float32 as well: the probability of the nearer tail,
-never 1 - u, enters the formula.
+never 1 - u, enters the formula. Where this probability would underflow, or a power overflow, the
+coordinate is cut (`quantiles.cut`), so that parameters are finite and inside of the prior for every
+x. The prior beyond holds 1e-299. A normal prior is not cut: mu + sigma x is exact everywhere, and a
+likelihood may well sit far out in its tail.
 """
 
 import math
@@ -19,9 +22,7 @@ from scipy.special import ndtr as host_ndtr
 
 from fusions.errors import PriorError
 from fusions.numerics import in_double
-from fusions.quantiles import tabulate
-
-FARTHEST = 12.0  # tails are cut here: their probability, 2e-33, is still a normal float32
+from fusions.quantiles import cut, tabulate
 
 
 @dataclass(frozen=True)
@@ -292,10 +293,15 @@ def _ordered(name: str, lo: Any, hi: Any, *, infinite: bool = False) -> tuple[fl
 # Maps from the latent coordinate ---------------------------------------------------------------------
 
 
+def _nearer(x: jax.Array) -> jax.Array:
+    """Return -|x|, cut, with the right gradient of its Phi at x = 0."""
+    x = cut(x)
+    return jnp.where(x < 0, x, -x)
+
+
 def _tail(x: jax.Array) -> jax.Array:
     """Return Phi(-|x|), the probability of the nearer tail, with the right gradient at x = 0."""
-    nearer = jnp.where(x < 0, x, -x)
-    return ndtr(jnp.where(nearer < -FARTHEST, jnp.full_like(x, -FARTHEST), nearer))
+    return ndtr(_nearer(x))
 
 
 def unit_interval(x: jax.Array) -> jax.Array:
@@ -304,9 +310,15 @@ def unit_interval(x: jax.Array) -> jax.Array:
     return jnp.where(x < 0, tail, jnp.minimum(1 - tail, 1 - jnp.finfo(x.dtype).epsneg))
 
 
+def host_tail(x: Any) -> Any:
+    """Return Phi(-|x|), the probability of the nearer tail, in float64 NumPy; never 0."""
+    return host_ndtr(-np.abs(cut(np.asarray(x, float))))
+
+
 def host_unit_interval(x: Any) -> Any:
     """Return Phi(x) in float64 NumPy, kept strictly between 0 and 1."""
-    return np.clip(host_ndtr(np.asarray(x, float)), np.finfo(float).tiny, 1 - np.finfo(float).epsneg)
+    x = np.asarray(x, float)
+    return np.where(x < 0, host_tail(x), np.minimum(1 - host_tail(x), 1 - np.finfo(float).epsneg))
 
 
 def turns(angle: jax.Array) -> jax.Array:
@@ -341,7 +353,7 @@ def _normal(x, mu, sigma):
 
 
 def _log_normal(x, mu, sigma):
-    return jnp.exp(mu + sigma * x)
+    return jnp.exp(mu + sigma * cut(x))
 
 
 def half_normal_map(x, sigma):
@@ -357,11 +369,18 @@ def exponential_map(x, scale):
     return scale * jnp.where(negative, -jnp.log1p(-_tail(x)), upper)
 
 
+def cotangent(x, k=1.0):
+    """Return cot(k pi Phi(-|x|)), with a gradient that is finite far out, where the square of the tangent underflows."""
+    angle = k * math.pi * _tail(x)
+    small = angle < math.sqrt(jnp.finfo(x.dtype).eps)  # where cot(angle) = 1 / angle
+    return jnp.where(small, jnp.exp(-log_ndtr(_nearer(x))) / (k * math.pi), 1 / jnp.tan(jnp.where(small, jnp.ones_like(x), angle)))
+
+
 def cauchy_map(x, mu, gamma):
     """Return the Cauchy of centre mu and half width gamma at a standard normal x."""
     central = jnp.abs(x) < 1
     near = jnp.tan(0.5 * math.pi * erf(jnp.where(central, x, jnp.zeros_like(x)) / math.sqrt(2)))
-    far = jnp.where(x < 0, -1.0, 1.0).astype(x.dtype) / jnp.tan(math.pi * _tail(x))
+    far = jnp.where(x < 0, -1.0, 1.0).astype(x.dtype) * cotangent(x)
     return mu + gamma * jnp.where(central, near, far)
 
 

@@ -107,12 +107,13 @@ def run(
 
     Returns
     -------
-    Result; also after Ctrl-C, SIGTERM, SIGUSR1 or a limit, with a status that says so.
+    Result; also after Ctrl-C, SIGTERM, SIGUSR1 or a limit, with a status that says so. If the refine phase fails, that of the nested run,
+    with a warning.
 
     Raises
     ------
     LikelihoodError
-        If the likelihood fails; `error.result` holds what was computed before, or None.
+        If the likelihood fails in the nested run; `error.result` holds what was computed before, or None.
     PrecisionError
         If floating-point numbers do not tell the live points apart; `error.result` as above.
     CheckpointError
@@ -172,7 +173,10 @@ def _advance(session, limits, callback, bar):
         session.examine(status)
         if status is Status.CONVERGED and session.refine:
             bar.note(f"fusions: nested sampling has converged after {session.mark.n_calls:,} calls; refining")
-            session.refine_phase(limits, bar.refining)
+            try:
+                session.refine_phase(limits, bar.refining)
+            except Exception as error:  # whatever a user's function raises
+                session.spare(error)
     except KeyboardInterrupt:
         status = session.interrupted()
     except (LikelihoodError, PrecisionError) as error:

@@ -42,8 +42,9 @@ def make_evaluator(problem, layout=ALONE):
         return Evaluator(None, _in_parts(lambda x: _call_rows(problem, _theta_rows(problem, x)), most))
 
     def one(x):
-        logL, blobs = problem.call_one(problem.prior.theta(x))
-        return jnp.asarray(logL, x.dtype), jnp.asarray(blobs, x.dtype)
+        theta = problem.prior.theta(x)
+        logL, blobs = problem.call_one(theta)
+        return jnp.where(jnp.all(jnp.isfinite(theta)), logL, -jnp.inf).astype(x.dtype), jnp.asarray(blobs, x.dtype)
 
     inside = layout.rowwise(jax.vmap(one))
     compiled = layout.compiled(inside)
@@ -127,7 +128,15 @@ def _theta_rows(problem, x):
 
 
 def _call_rows(problem, theta):
-    """Return log L (n,) and blobs (n, b) at theta (n, n_names), from the pool if the run has one."""
+    """Return log L (n,) and blobs (n, b) at theta (n, n_names); -inf without a call where a parameter is not finite."""
+    finite = np.isfinite(theta).all(axis=1)
+    logL, blobs = np.full(len(theta), -np.inf), np.zeros((len(theta), problem.n_blobs))
+    logL[finite], blobs[finite] = _called(problem, theta[finite])
+    return logL, blobs
+
+
+def _called(problem, theta):
+    """Return log L (n,) and blobs (n, b) at finite theta (n, n_names), from the pool if the run has one."""
     owner, pool = _WORKERS.get()
     if pool is None or owner is not problem or len(theta) == 0:
         return problem.call_rows(theta)
@@ -172,6 +181,19 @@ def describe(problem, x):
 def describe_theta(problem, theta):
     """Write parameters theta (n_names,) as 'm=1.2, c=0.3'."""
     return ", ".join(f"{name}={value:.10g}" for name, value in zip(problem.prior.names, theta, strict=True))
+
+
+def reject_undefined(problem, x):
+    """Raise a LikelihoodError that names the first parameters that are not finite at draws x (n, d) from the prior.
+
+    Far out in a tail a quantile function may overflow; what is not finite at a draw is an error in the prior.
+    """
+    for theta in _theta_rows(problem, x):
+        if not np.isfinite(theta).all():
+            raise LikelihoodError(
+                f"The prior gave {describe_theta(problem, theta)} at one of its draws; expected finite numbers. Look for a division by "
+                "zero in its functions, or for numbers beyond those of double precision (1e308): choose other units."
+            )
 
 
 def reject_invalid(problem, x, logL):

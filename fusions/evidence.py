@@ -80,14 +80,16 @@ def shell_weights(logX):
 
 
 def _moments(logL, logmass):
-    """Return ln Z, D_KL and d_G for log masses of shape (N,) or (N, m)."""
-    logw = logL.reshape(-1, *[1] * (logmass.ndim - 1)) + logmass
-    logZ = logsumexp(logw, axis=0)
-    p = np.exp(logw - logZ)
-    finite = np.where(np.isfinite(logL), logL, 0.0)
-    mean = finite @ p
-    var = np.maximum(finite**2 @ p - mean**2, 0.0) if p.ndim == 1 else ((finite[:, None] - mean) ** 2 * p).sum(0)
-    return logZ, mean - logZ, 2 * var, logw - logZ
+    """Return ln Z, D_KL, d_G and log weights for log masses of shape (N,) or (N, m); a constant added to log L cancels at once."""
+    top = np.max(logL[np.isfinite(logL)], initial=-np.inf)
+    below = logL.reshape(-1, *[1] * (logmass.ndim - 1)) - (top if np.isfinite(top) else 0.0)
+    logw = below + logmass
+    log_share = logsumexp(logw, axis=0)  # ln Z - top
+    p = np.exp(logw - log_share)
+    p /= p.sum(axis=0)
+    mean = np.sum(np.where(p > 0, below, 0.0) * p, axis=0)
+    var = np.sum(np.where(p > 0, below - mean, 0.0) ** 2 * p, axis=0)
+    return top + log_share, mean - log_share, 2 * var, logw - log_share
 
 
 def evaluate_ledger(logL, logL_birth, *, n_draws=256, seed=0):

@@ -28,13 +28,14 @@ class Problem:
     ----------
     prior : prior of all parameters.
     loglikelihood : function of the parameters, a dict {name: number}; returns log L [nats], or
-        (log L, blobs) if `blobs` are named. JAX, or anything else that Python can call.
+        (log L, blobs) if `blobs` are named. JAX, or anything else that Python can call. Numbers may come
+        as arrays or lists of one.
     labels : {name: LaTeX} for plots, without dollar signs or with.
     blobs : names of derived parameters. The likelihood then returns them as a second value, a
-        sequence in this order or a dict with these keys.
+        sequence in this order or a dict with these keys, or a number if there is one.
     array : the likelihood takes the vector of parameters, in the order of ``prior.names``.
     vectorized : the likelihood is NumPy code that takes n points at once, a dict of (n,) arrays (or
-        an (n, n_names) array), and returns (n,), with blobs (n, b) or a dict of (n,) arrays.
+        an (n, n_names) array), and returns (n,), with blobs (n, b) or a dict of (n,) arrays; (n,) for one blob.
     traceable : whether the likelihood is JAX code; found by tracing it if None.
     noisy : the likelihood gives different values at the same point, on purpose.
 
@@ -275,7 +276,7 @@ def _split(problem: Problem, result: Any) -> tuple[Any, Any]:
         text = "the likelihood returned None; is a return statement missing?"
         raise _ReturnError(text)
     if not problem.blobs:
-        if isinstance(result, (tuple, list, Mapping)):
+        if isinstance(result, Mapping) or (isinstance(result, (tuple, list)) and len(result) != 1):
             text = (
                 f"the likelihood returned a {type(result).__name__} of {len(result)}, expected log L alone; "
                 "name derived parameters with blobs=[...]."
@@ -299,6 +300,8 @@ def _blob_values(problem: Problem, blobs: Any) -> list[Any]:
         return [blobs[name] for name in names]
     if not names:
         return []
+    if len(names) == 1 and not isinstance(_alone(blobs), (tuple, list)):
+        return [_alone(blobs)]
     shape = np.shape(blobs) if not isinstance(blobs, (tuple, list)) else (len(blobs),)
     if shape != (len(names),):
         text = f"expected {len(names)} blobs {list(names)!r}, got shape {shape}."
@@ -309,11 +312,21 @@ def _blob_values(problem: Problem, blobs: Any) -> list[Any]:
 def _checked(problem: Problem, result: Any) -> tuple[Any, list[Any]]:
     """Return log L and the list of blobs of one point, all of them real scalars (tracers as well)."""
     logL, blobs = _split(problem, result)
-    values = [] if blobs is None else _blob_values(problem, blobs)
+    logL, values = _alone(logL), [_alone(value) for value in _blob_values(problem, blobs)]
     _check_real(logL, (), "log L")
     for name, value in zip(problem.blobs, values, strict=True):
         _check_real(value, (), f"the blob {name!r}")
     return logL, values
+
+
+def _alone(value: Any) -> Any:
+    """Return the number in an array, a Series or a list of one; anything else as it is."""
+    if isinstance(value, (tuple, list)):
+        return _alone(value[0]) if len(value) == 1 else value
+    shape = getattr(value, "shape", ())
+    if shape == () or any(n != 1 for n in shape):
+        return value
+    return (value.to_numpy() if hasattr(value, "to_numpy") else value).reshape(())
 
 
 def _check_real(value: Any, shape: tuple[int, ...], what: str) -> None:
@@ -329,7 +342,7 @@ def _check_real(value: Any, shape: tuple[int, ...], what: str) -> None:
     if jnp.issubdtype(dtype, np.complexfloating):
         text = f"expected {what} to be real, got complex numbers; return the real part."
         raise _ReturnError(text)
-    if dtype.kind in "USmMO" and not _is_float(value):
+    if (dtype.kind in "USmMO" and not _is_float(value)) or (dtype.kind == "b" and what.startswith("log L")):
         text = f"expected {what} to be a number, got {value!r}."
         raise _ReturnError(text)
 
@@ -416,6 +429,8 @@ def _blob_columns(problem: Problem, blobs: Any, n: int) -> np.ndarray:
         for name, column in zip(problem.blobs, columns, strict=True):
             _check_real(column, (n,), f"the blob {name!r}")
         return np.stack([np.asarray(column, float) for column in columns], axis=1)
+    if problem.n_blobs == 1 and np.shape(blobs) == (n,):
+        blobs = np.reshape(blobs, (n, 1))
     _check_real(blobs, (n, problem.n_blobs), "the array of blobs")
     return np.asarray(blobs, float)
 

@@ -11,6 +11,8 @@ from scipy.special import ndtr
 
 from fusions.errors import PriorError
 
+# Coordinates are cut here where a quantile function follows: the tail probabilities, 2e-33 and 6e-300, are still normal floats
+FARTHEST = {np.dtype("float32"): 12.0, np.dtype("float64"): 37.0}
 Z_MAX = 8.5
 N_NODES = 1025
 
@@ -39,6 +41,12 @@ class Table(NamedTuple):
     shape: str
 
 
+def cut(z: Any) -> Any:
+    """Return standard normal coordinates z, JAX or NumPy, no farther out than their tail probability can be told from 0."""
+    farthest = FARTHEST[z.dtype]
+    return z.clip(-farthest, farthest)
+
+
 def tabulate(standard: Any, loc: float, scale: float, bounds: tuple[float, float] | None = None) -> Callable:
     """Build the map z -> loc + scale * q(Phi(z)) of a frozen scipy distribution with quantile function q.
 
@@ -51,7 +59,8 @@ def tabulate(standard: Any, loc: float, scale: float, bounds: tuple[float, float
     Returns
     -------
     latent : function of z ~ N(0, 1), any shape, in the dtype of z. The distribution of theta is
-        as accurate as scipy's ppf and isf, or 1e-10, for |z| < 8.5, and continues smoothly outside.
+        as accurate as scipy's ppf and isf, or 1e-10, for |z| < 8.5, continues smoothly outside, and stays at its value at `FARTHEST`
+        beyond.
     """
     z = np.linspace(-Z_MAX, Z_MAX, N_NODES)
     with np.errstate(all="ignore"):
@@ -144,7 +153,7 @@ def interpolate(z: jax.Array, table: Table) -> jax.Array:
     """Return theta at z: cubic inside the table, t linear in z outside, never beyond the support."""
     dtype = z.dtype
     t, slope = jnp.asarray(table.t, dtype), jnp.asarray(table.slope, dtype)
-    s = (z - table.start) / table.step
+    s = (cut(z) - table.start) / table.step
     inside = jnp.clip(s, 0, len(table.t) - 1)
     i = jnp.clip(inside.astype(jnp.int32), 0, len(table.t) - 2)
     w = inside - i.astype(dtype)

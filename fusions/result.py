@@ -165,10 +165,14 @@ class Result:
         if not np.isfinite(self.logZ):
             return np.full((2, len(self.names)), np.nan)
         theta, logw = self.posterior
-        counts = np.flatnonzero(np.exp(logw) > 0)  # others may be infinite
+        weights = np.exp(logw - np.max(logw))
+        weights /= weights.sum()
+        counts = np.flatnonzero(weights > 0)  # others may be infinite
         parts = [counts[i : i + SUMMED] for i in range(0, len(counts), SUMMED)]
-        mean = sum(np.exp(logw[rows]) @ theta[rows] for rows in parts)
-        return mean, np.sqrt(sum(np.exp(logw[rows]) @ (theta[rows] - mean) ** 2 for rows in parts))
+        centre = theta[np.argmax(weights)]  # from which a constant column does not differ
+        shift = sum(weights[rows] @ (theta[rows] - centre) for rows in parts)
+        var = sum(weights[rows] @ (theta[rows] - centre - shift) ** 2 for rows in parts)
+        return centre + shift, np.sqrt(var)
 
     def __repr__(self):
         """Name, evidence and status in one line."""

@@ -17,7 +17,7 @@ from fusions.algorithms import nested
 from fusions.algorithms import refine as refinement
 from fusions.begin import begin
 from fusions.engine import make_engine, make_tools
-from fusions.errors import FileError, Status
+from fusions.errors import FileError, LikelihoodError, Status
 from fusions.evaluate import reject_invalid, theta_of
 from fusions.ledger import Ledger
 from fusions.progress import Snapshot
@@ -58,6 +58,7 @@ class Session:
     ledger : Ledger; what it holds beyond the mark does not count.
     refined : fields of the refine phase, or None.
     cut : whether the refine phase was left early, so that its result is not final.
+    failure : what error ended the refine phase, a sentence, or None.
     notes : sentences for the summary.
     trouble : why the last save failed, or None.
     """
@@ -73,7 +74,7 @@ class Session:
         self.n_compiled = -sum(self.engine.traces.values())
         self.k_begin, self.k_loop, self.k_refine = jax.random.split(jax.random.key(key), 3)
         self.mark, self.probe, self.rate, self.refined, self.cut = None, None, 0.0, None, False
-        self.notes, self.trouble, self.final = [], None, None
+        self.failure, self.notes, self.trouble, self.final = None, [], None, None
         self.values, self.unsaved, self.n_saved, self.saved_at, self.written = {}, [], 0, -np.inf, (None, None)
 
     # Computing ------------------------------------------------------------------------------------------
@@ -217,6 +218,20 @@ class Session:
         self.ledger.seconds["refine"] = before + time.perf_counter() - start
         self.n_compiled += sum(traces.values()) - n_traced
         self.refined = self._refined_fields(found, tools.leave) if found is not None else None
+
+    def spare(self, error):
+        """Keep a converged nested run although its refine phase raised an error; resuming tries the phase again.
+
+        The processes of a team can't know of an error in another one, unless all of them see the same likelihood values.
+        """
+        if self.team.size > 1 and not isinstance(error, LikelihoodError):
+            raise error
+        self.cut = True
+        if self.signals.received is None:  # else JAX has replaced the exception of a signal
+            text = str(error) if isinstance(error, LikelihoodError) else f"{type(error).__name__}: {error}"
+            again = " Mend it and make the same call again, which tries the refine phase once more." if self.folder is not None else ""
+            self.failure = f"The refine phase failed; ln Z is that of the nested run. {text}{again}"
+            warnings.warn(self.failure, stacklevel=4)
 
     def _budget(self, limits):
         """Return the likelihood calls that the refine phase may spend."""
@@ -370,7 +385,7 @@ class Session:
         trace, notes = ledger.trace(), list(self.notes)
         if self.cut:
             left = "; ln Z is that of the nested run." if self.refined is None else ": it had fewer rounds than it wanted."
-            notes.append(f"The refine phase was interrupted{left}")
+            notes.append(self.failure or f"The refine phase was interrupted{left}")
         idle, n_levels = int(np.sum(trace["worth"] < IDLE)), len(trace["worth"])
         if idle:
             notes.append(f"The flow had learned nothing at {idle} of {n_levels} levels; walks leaned on slices there and took more calls.")

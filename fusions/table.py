@@ -36,19 +36,24 @@ def with_error(value, err):
     """
     if not np.isfinite(value) or not np.isfinite(err):
         return "unknown" if np.isnan(value) else f"{value:.6g} +- unknown"
-    if err <= 1e-12 * max(1.0, abs(value)):
+    if err <= max(1e-12, np.spacing(abs(value))):
         return f"{round(value, 11) + 0.0:.10g} +- 0"
     decimals = 1 - int(f"{err:.1e}".split("e")[1])
     top = int(f"{max(abs(value), err):.1e}".split("e")[1])
-    if decimals > 6 or top > 6:
-        digits = max(decimals + top, 0)
-        return f"({value / 10.0**top:.{digits}f} +- {err / 10.0**top:.{digits}f})e{top}"
-    shown = max(decimals, 0)
-    return f"{round(value, decimals) + 0.0:.{shown}f} +- {round(err, decimals):.{shown}f}"
+    shown, digits = max(decimals, 0), max(decimals + top, 0)
+    plain = f"{round(value, decimals) + 0.0:.{shown}f} +- {round(err, decimals):.{shown}f}"
+    if decimals <= 6 and top <= 6:
+        return plain
+    return min(plain, f"({value / 10.0**top:.{digits}f} +- {err / 10.0**top:.{digits}f})e{top}", key=len)
 
 
 def _line(label, left, right=""):
-    """Set one row of the table: label, value, and a second label with its value; wrapped at the width."""
+    """Set one row of the table: label, value, and a second label with its value; wrapped at the width.
+
+    What goes beyond the first column has a row of its own.
+    """
+    if right and len(left) > LEFT - 2:
+        return [*_line(label, left), *_line("", "", right)]
     text = f"{left:<{LEFT}}{right}" if right else left
     wrapped = textwrap.wrap(text, WIDTH - LABEL, drop_whitespace=len(text) > WIDTH - LABEL) or [""]
     return [(f"{label:<{LABEL}}" if i == 0 else " " * LABEL) + part.rstrip() for i, part in enumerate(wrapped)]

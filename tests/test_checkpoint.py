@@ -237,6 +237,51 @@ def test_refine_phase_is_resumed_without_asking_the_likelihood_again(cheap, tmp_
     assert BOX.n_calls == N_PROBES
 
 
+@pytest.mark.parametrize("error", [RuntimeError("no convergence"), SystemExit(3)])
+def test_error_in_the_refine_phase_costs_no_nested_run(error, cheap, tmp_path):
+    """The nested run is the result, with a warning; an exit ends the process. Either way the refine phase is resumed."""
+
+    def fail():
+        raise error
+
+    n_nested = cheap.n_calls - cheap.refined["n_calls"]
+    BOX.reset(n_nested + 40, fail)  # in the third batch of 16
+    if isinstance(error, SystemExit):
+        with pytest.raises(SystemExit) as caught:
+            run(refine=True, checkpoint=tmp_path, checkpoint_every=1e3)
+        assert caught.value.code == 3
+    else:
+        with pytest.warns(UserWarning, match="refine phase failed.*raised RuntimeError: no convergence at x=.*, y="):
+            result = run(refine=True, checkpoint=tmp_path, checkpoint_every=1e3)
+        assert (result.status, result.refined, result.info["cut"], result.info["signal"]) == (Status.CONVERGED, None, True, None)
+        assert (result.logZ, result.logZ_err) == (cheap.evidence.logZ, cheap.evidence.logZ_err)
+        assert any("no convergence" in note for note in result.info["warnings"])
+        assert fusions.Result.load(tmp_path).info["cut"]
+    BOX.reset()
+    result = run(refine=True, checkpoint=tmp_path)
+    assert_same(result, cheap)
+    assert BOX.n_calls == 32 + N_PROBES
+    assert not any("refine phase" in note for note in result.info["warnings"])
+
+
+def test_error_in_the_refine_phase_without_a_folder(cheap):
+    """NaN instead of an exception, and nothing to mend."""
+    BOX.reset(function=lambda p: quiet(p) if BOX.n_calls <= cheap.n_calls - cheap.refined["n_calls"] else np.nan)
+    with pytest.warns(UserWarning, match="refine phase failed; ln Z is that of the nested run. The log-likelihood is nan at x="):
+        result = run(refine=True)
+    assert result.logZ == cheap.evidence.logZ
+    assert "make the same call again" not in str(result)
+
+
+def test_exit_before_there_is_anything_leaves_a_folder_to_begin_in(tmp_path):
+    BOX.reset(5, lambda: sys.exit(3))
+    with pytest.raises(SystemExit) as caught:
+        run(checkpoint=tmp_path)
+    assert caught.value.code == 3
+    BOX.reset()
+    assert_same(run(checkpoint=tmp_path), whole())
+
+
 def test_refine_phase_cut_by_time_is_not_final(cheap, monkeypatch, tmp_path):
     late = []
 

@@ -8,7 +8,7 @@ from ledgers import gaussian_ball, half_zero, make_result, nested_run, wedding_c
 from scipy.special import logsumexp as reference_logsumexp
 from scipy.stats import kstest, uniform
 
-from fusions.evidence import Running, death_order, evaluate_ledger, insertion_uniforms, shell_weights
+from fusions.evidence import Running, _moments, death_order, evaluate_ledger, insertion_uniforms, shell_weights
 from fusions.numerics import draw_columns, drawn, effective_sample_size, logsumexp, systematic_resample
 
 SEEDS = range(40)
@@ -73,6 +73,42 @@ def test_information_and_dimensionality_of_the_ball():
     # the edge of the ball cuts 1e-7 of the mass: <log L> = -2, Var = 2
     assert evidence.D_KL == pytest.approx(-2 - gaussian_ball().logZ, abs=4 * evidence.D_KL_err)
     assert evidence.d_G == pytest.approx(4, abs=4 * evidence.d_G_err)
+
+
+@pytest.mark.parametrize("constant", [0.0, 1e6, 5e7, 1e9, 1e12])
+def test_constant_added_to_the_likelihood_cancels(constant):
+    """Values on a grid that all of these constants leave exact: only ln Z itself is rounded."""
+    ledger = nested_run(gaussian_ball(), seed=3, n_kill=20)
+    logL, birth = (np.round(values * 1024) / 1024 for values in (ledger.logL, ledger.logL_birth))
+    plain, shifted = evaluate_ledger(logL, birth), evaluate_ledger(logL + constant, birth + constant)
+    assert shifted.logZ - constant == pytest.approx(plain.logZ, abs=np.spacing(constant))
+    for name in ("D_KL", "d_G", "D_KL_err", "d_G_err"):
+        assert getattr(shifted, name) == pytest.approx(getattr(plain, name), rel=1e-12), name
+    np.testing.assert_allclose(shifted.logw, plain.logw, atol=1e-12)
+    assert shifted.logZ_err == pytest.approx(plain.logZ_err, abs=np.spacing(constant) + 1e-12)
+    assert np.exp(shifted.logw).sum() == pytest.approx(1, abs=1e-12)
+
+
+def test_both_branches_of_the_moments_agree():
+    """A ledger whose volumes are known: the same d_G and D_KL as by hand, from one column of masses and from several."""
+    logL, mass = 5e7 + np.array([-1e3, 0.0, 1.0, 3.0]), np.array([0.1, 0.2, 0.3, 0.4])
+    weight = mass * np.exp([-1e3, 0.0, 1.0, 3.0])
+    p = weight / weight.sum()
+    mean = p @ [-1e3, 0, 1, 3]
+    expected = mean - np.log(weight.sum()), 2 * p @ (np.array([-1e3, 0, 1, 3]) - mean) ** 2
+    one, many = _moments(logL, np.log(mass)), _moments(logL, np.log(mass)[:, None] + np.zeros(3))
+    np.testing.assert_allclose(one[1:3], expected, rtol=1e-12)
+    np.testing.assert_allclose(many[1:3], np.repeat(np.array(expected)[:, None], 3, axis=1), rtol=1e-12)
+
+
+@pytest.mark.filterwarnings("error")
+def test_values_that_stand_in_for_zero_make_no_warnings():
+    """A square of -1e250 overflows; such points weigh nothing."""
+    ledger = nested_run(gaussian_ball(), seed=3, n_kill=20)
+    first = np.arange(len(ledger.logL)) < 10
+    plain, floor = (evaluate_ledger(np.where(first, value, ledger.logL), ledger.logL_birth) for value in (-1e4, -1e250))
+    for name in ("logZ", "D_KL", "d_G", "d_G_err"):
+        assert getattr(floor, name) == pytest.approx(getattr(plain, name), rel=1e-12)
 
 
 @pytest.mark.parametrize("fixed", [gaussian_ball(), half_zero(wedding_cake())], ids=["ball", "zero-cake"])

@@ -177,6 +177,10 @@ def sometimes(u):
     return u if float(u) < 0.9 else 1 / 0
 
 
+def infinite(u):
+    return u if float(u) < 0.9 else math.inf
+
+
 def raise_(error):
     raise error
 
@@ -293,6 +297,7 @@ OPTIONS = [
 ]
 LIKELIHOODS = [
     Fault("a text", lambda t: likelihood(lambda p: "-1.5"), LikelihoodError, "at x=.*log L to be a number, got '-1.5'"),
+    Fault("True", lambda t: likelihood(lambda p: p["x"] >= 0), LikelihoodError, "at x=.*log L to be a number, got True"),
     Fault("a dict", lambda t: likelihood(lambda p: {"logL": 1.0}), LikelihoodError, "returned a dict of 1, expected log L alone"),
     Fault("a generator", lambda t: likelihood(lambda p: (v for v in [1.0])), LikelihoodError, "log L to be a number, got <generator"),
     Fault("a function", lambda t: likelihood(lambda p: math.log), LikelihoodError, "log L to be a number, got <built-in"),
@@ -310,9 +315,15 @@ LIKELIHOODS = [
     Fault("text as a blob", lambda t: likelihood(lambda p: (1.0, {"b": "c"}), blobs=["b"]), LikelihoodError, "blob 'b' to be a number"),
     Fault("a text, later", lambda t: later(lambda p: "-1.5"), LikelihoodError, "log L to be a number", COMPUTED),
     Fault("MemoryError, later", lambda t: later(lambda p: raise_(MemoryError("8 GB"))), LikelihoodError, "raised MemoryError", COMPUTED),
-    Fault("a list, later", lambda t: later(lambda p: [1.0]), LikelihoodError, "returned a list of 1", COMPUTED),
+    Fault("a list, later", lambda t: later(lambda p: [1.0, 2.0]), LikelihoodError, "returned a list of 2", COMPUTED),
 ]  # fmt: skip
 PRIORS = [
+    Fault(
+        "a transform that gives infinity at some points",
+        lambda t: run(fusions.Problem(fusions.Prior(x=pr.icdf(infinite)), lambda p: 0.0), SLICE),
+        LikelihoodError,
+        "The prior gave x=inf at one of its draws",
+    ),
     Fault(
         "a transform that fails at some points",
         lambda t: run(fusions.Problem(fusions.Prior(x=pr.icdf(sometimes)), lambda p: 0.0, traceable=False), SLICE),

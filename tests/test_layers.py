@@ -96,7 +96,7 @@ ALLOWED = {
     },
     "adapters": {"adapters.numpyro"},
     "adapters.options": {"driver", "errors", "kernels"},
-    "adapters.numpyro": {"blocks", "distributions", "errors", "numerics", "priors", "problem"},
+    "adapters.numpyro": {"blocks", "distributions", "errors", "numerics", "priors", "problem", "quantiles"},
     "adapters.bilby": {"adapters.options", "blocks", "distributions", "driver", "errors", "priors", "problem"},
     "adapters.cobaya": {PACKAGE, "adapters.options", "blocks", "distributions", "driver", "errors", "priors", "problem"},
     "plot": {"plot.course", "plot.estimates", "plot.levels", "plot.motion", "plot.page", "plot.posterior"},

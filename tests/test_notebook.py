@@ -48,6 +48,11 @@ def test_html_tells_what_the_table_tells(result):
     assert "r2 (derived)" in text
 
 
+def test_html_of_a_large_evidence(result):
+    far = replace(result, logL=result.logL - 5e7, logL_birth=result.logL_birth - 5e7)
+    assert f"{far.logZ:.2f} \u00b1 0." in read(far)
+
+
 def test_html_escapes_names_and_shows_warnings(result):
     told = replace(result, names=("<b>", *result.names[1:]), info={"name": "a & b", "warnings": ["1 < 2"]}, status=Status.MAX_CALLS)
     text = read(told)

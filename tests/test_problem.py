@@ -1,11 +1,13 @@
 """Problem: every form of likelihood, names, fingerprint and bad input."""
 
+import decimal
 import math
 import pickle
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas
 import pytest
 
 from fusions import priors as pr
@@ -93,6 +95,50 @@ def test_integer_and_exotic_numbers_are_accepted():
         problem = Problem(PRIOR, lambda p, result=result: result)
         np.testing.assert_array_equal(problem.call_rows(THETA)[0], 0)
         assert float(problem.call_one(jnp.zeros(2))[0]) == 0
+
+
+ALONE = {
+    "array": lambda v: np.reshape(v, 1),
+    "array of two axes": lambda v: np.reshape(v, (1, 1)),
+    "list": lambda v: [v],
+    "tuple": lambda v: (v,),
+    "list of an array": lambda v: [np.reshape(v, 1)],
+    "Series": lambda v: pandas.Series([v]),
+    "jax": lambda v: jnp.reshape(jnp.asarray(v), (1,)),
+    "object": lambda v: np.array([decimal.Decimal(v)], dtype=object),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("form", ALONE)
+def test_numbers_in_arrays_of_one_are_accepted(form):
+    """As dynesty and emcee accept them, for log L and for blobs."""
+    wrap = ALONE[form]
+    problem = Problem(PRIOR, lambda p: wrap(float(p["m"])), traceable=False)
+    np.testing.assert_allclose(problem.call_rows(THETA)[0], THETA[:, 0])
+    one = Problem(PRIOR, lambda p: (wrap(float(p["m"])), wrap(float(p["c"]))), blobs=["b"], traceable=False)
+    two = Problem(PRIOR, lambda p: (wrap(float(p["m"])), [wrap(float(p["c"])), 1.0]), blobs=["b", "one"], traceable=False)
+    for logL, blobs in (one.call_rows(THETA), two.call_rows(THETA)):
+        np.testing.assert_allclose(logL, THETA[:, 0])
+        np.testing.assert_allclose(blobs[:, 0], THETA[:, 1])
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_traced_numbers_in_arrays_of_one_are_accepted(shape):
+    problem = Problem(PRIOR, lambda p: (jnp.reshape(p["m"], shape), jnp.reshape(p["c"], shape)), blobs=["b"], traceable=True)
+    logL, blobs = jax.jit(jax.vmap(problem.call_one))(jnp.asarray(THETA))
+    np.testing.assert_allclose(logL, THETA[:, 0], rtol=1e-6)
+    np.testing.assert_allclose(blobs, THETA[:, 1:], rtol=1e-6)
+
+
+def test_single_blob_may_be_a_number():
+    """Alone beside log L, or as a column of a batch."""
+    problem = Problem(PRIOR, lambda p: (p["m"], p["c"]), blobs=["b"])
+    assert problem.traceable
+    batch = Problem(PRIOR, lambda p: (p["m"], p["c"]), blobs=["b"], vectorized=True)
+    for logL, blobs in (problem.call_rows(THETA), batch.call_rows(THETA)):
+        np.testing.assert_allclose(logL, THETA[:, 0])
+        np.testing.assert_allclose(blobs, THETA[:, 1:])
 
 
 def test_space_describes_the_prior():
@@ -202,6 +248,7 @@ WRONG = {
     "blobs with the keys \\['b'\\], got \\['a'\\]": lambda: Problem(PRIOR, lambda p: (p["m"], {"a": p["c"]}), blobs=["b"]),
     "the blob 'b' to have shape \\(\\)": lambda: Problem(PRIOR, lambda p: (p["m"], [jnp.ones(2)]), blobs=["b"]),
     "the blob 'b' to be real": lambda: Problem(PRIOR, lambda p: (p["m"], [1j * p["m"]]), blobs=["b"]),
+    "log L to be a number, got .*bool": lambda: Problem(PRIOR, lambda p: p["m"] > 0),
 }
 
 
@@ -217,16 +264,23 @@ BATCH = {"vectorized": True}
 BAD_CALLS = {
     "raised ZeroDivisionError: .* at m=0.5, c=-1. Return -inf": (lambda p: 1 / (p["m"] - 0.5), HOSTED),
     "raised KeyError: 'q' at m=1, c=2. If that is a parameter, it is not in the prior": (lambda p: p["q"], {}),
-    "at m=1, c=2: expected log L to have shape \\(\\), got shape \\(1,\\)": (lambda p: np.ones(1), HOSTED),
+    "at m=1, c=2: expected log L to have shape \\(\\), got shape \\(2,\\)": (lambda p: np.ones(2), HOSTED),
+    "at m=1, c=2: expected log L to be a number, got True": (lambda p: True, HOSTED),
+    "at m=1, c=2: expected log L to be a number, got np.False_|got False": (lambda p: np.bool_(0), HOSTED),
+    "log L of a batch of 3 points to be a number, got array\\(\\[ True": (lambda p: p["m"] < 9, BATCH),
+    "returned a list of 2, expected log L alone": (lambda p: [1.0, 2.0], HOSTED),
+    "returned a list of 0, expected log L alone": (lambda p: [], HOSTED),
     "log L to be real": (lambda p: 1j, HOSTED),
     "log L to be a number, got 'a'": (lambda p: "a", HOSTED),
     "at m=1, c=2: the likelihood returned None": (lambda p: None, HOSTED),
     "expected the likelihood to return \\(logL, blobs\\)": (lambda p: 1.0, {**HOSTED, "blobs": ["b"]}),
     "expected 1 blobs": (lambda p: (1.0, [1, 2]), {**HOSTED, "blobs": ["b"]}),
     "the blob 'b' to be a number, got None": (lambda p: (1.0, [None]), {**HOSTED, "blobs": ["b"]}),
+    "c=2: expected the blob 'b' to be a number, got None": (lambda p: (1.0, None), {**HOSTED, "blobs": ["b"]}),
+    "expected 2 blobs \\['a', 'b'\\], got shape \\(\\)": (lambda p: (1.0, None), {**HOSTED, "blobs": ["a", "b"]}),
     "batch of 3 points, the first at m=1, c=2: .* shape \\(3,\\), got shape \\(\\)": (lambda p: 1.0, BATCH),
     "log L of a batch of 3 points to be real": (lambda p: 1j * p["m"], BATCH),
-    "array of blobs to have shape \\(3, 1\\)": (lambda p: (p["m"], p["c"]), {**BATCH, "blobs": ["b"]}),
+    "array of blobs to have shape \\(3, 2\\)": (lambda p: (p["m"], p["c"]), {**BATCH, "blobs": ["a", "b"]}),
     "the blob 'b' to have shape \\(3,\\)": (lambda p: (p["m"], {"b": 1.0}), {**BATCH, "blobs": ["b"]}),
 }
 

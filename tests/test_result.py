@@ -67,6 +67,45 @@ def test_moments_of_the_posterior(result):
     assert np.all(np.isfinite(zero.moments()))
 
 
+def test_moments_do_not_feel_the_size_of_the_likelihood(result):
+    """Weights are normalised once more, and a constant column is that constant."""
+    theta = result.theta.copy()
+    theta[:, 3] = 1126259456.0
+    far = replace(result, theta=theta, logL=result.logL - 5e6, logL_birth=result.logL_birth - 5e6)
+    mean, sd = far.moments()
+    assert (mean[3], sd[3]) == (1126259456.0, 0.0)
+    shifted = np.delete(np.array(far.moments()), 3, axis=1)
+    np.testing.assert_allclose(shifted, np.delete(np.array(result.moments()), 3, axis=1), rtol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("constant", "logZ"),
+    [(-5e7, "-50000005.10"), (40185.3, "40180.20"), (1e5, "99994.90"), (-1e12, "-1000000000005.10")],
+)
+def test_large_evidence_keeps_its_column(result, constant, logZ):
+    lines = str(replace(result, logL=result.logL + constant, logL_birth=result.logL_birth + constant)).splitlines()
+    assert max(map(len, lines)) <= 100
+    (value,) = (line for line in lines if line.startswith("ln Z"))
+    assert re.fullmatch(rf"ln Z {{15}}{logZ} \+- 0\.14 +log10 Z +-?\d+\.\d{{3}} \+- 0\.062", value), value
+    assert value.index("log10 Z") == next(line for line in lines if line.startswith("D_KL")).index("model dimensionality")
+
+
+def test_value_beyond_its_column_has_a_row_of_its_own(result):
+    refined = {
+        "importance": (-1e12, 0.0038), "bridge": (-1e12, 0.0042), "coverage": (0.0, 0.002), "uncovered": 0.0, "ess": 900.0, "khat": 0.1,
+        "n_draws": 1000, "n_calls": 1000, "ode_error": 0.0, "rounds": [[-1e12, 0.01, 0.9]],
+        "chains": {"n_moves": 100, "n_trajectories": 0, "drift": 0.1, "settled": True}, "modes": [], "settings": "",
+    }  # fmt: skip
+    far = replace(result, logL=result.logL - 1e12, logL_birth=result.logL_birth - 1e12, refined=refined)
+    lines = [
+        line
+        for line in str(replace(far, draws=far.theta, draws_logw=far.evidence.logw)).splitlines()
+        if "log10 Z" in line or "ln Z" in line
+    ]
+    assert lines[0] == "ln Z               -1000000000000.0000 +- 0.0038"
+    assert lines[1] == " " * 46 + "log10 Z               -434294481903.2518 +- 0.0017"
+
+
 def test_table_of_a_converged_run(result):
     text = str(result)
     assert max(map(len, text.splitlines())) <= 100
@@ -144,6 +183,13 @@ def test_table_of_clones_plateaus_and_nothing():
         (-0.001, 0.5, "0.00 +- 0.50"),
         (3.2e-9, 1.1e-10, "(3.20 +- 0.11)e-9"),
         (3.25e10, 2.4e8, "(3.250 +- 0.024)e10"),
+        (-50000005.5373, 0.0038, "-50000005.5373 +- 0.0038"),
+        (-1e12, 0.0038, "-1000000000000.0000 +- 0.0038"),
+        (40185.3, 0.21, "40185.30 +- 0.21"),
+        (1e5, 1.2, "100000.0 +- 1.2"),
+        (-1e12, 210.0, "-1000000000000 +- 210"),
+        (1126259456.0, 0.0, "1126259456 +- 0"),
+        (1e16, 0.1, "1e+16 +- 0"),
         (-3.0, np.nan, "-3 +- unknown"),
         (np.nan, np.nan, "unknown"),
     ],

@@ -85,11 +85,12 @@ class Fusions(NestedSampler):
                 **{name: options[name] for name in RUN},
             )  # fmt: skip
         except Exception:
-            if self.leaving:  # JAX replaces an exit that a signal raises in a function called by it
-                sys.exit(self.exit_code)
-            raise
+            if not self.leaving:
+                raise
         finally:
             self._close_pool()
+        if self.leaving:  # JAX replaces an exit that a signal raises in a function called by it
+            sys.exit(self.exit_code)
         self._fill(found)
         return self.result
 
@@ -115,8 +116,14 @@ class Fusions(NestedSampler):
         return Problem(prior, _loglikelihood, labels=labels, blobs=(LOG_LIKELIHOOD,), array=True, traceable=False)
 
     def _theta(self, x, flags):
-        """Return the parameters (d,) at internal coordinates x (d,), normal or angles."""
-        return np.array(self.prior_transform(np.where(flags, host_turns(x), host_unit_interval(x))), float)
+        """Return the parameters (d,) at internal coordinates x (d,), normal or angles.
+
+        Quantile functions of bilby are written for multiples of 2^-53, as random numbers are; some compute 2 u - 1, which is -1 below.
+        """
+        u = np.clip(host_unit_interval(x), np.finfo(float).epsneg, None)
+        theta = np.array(self.prior_transform(np.where(flags, host_turns(x), u)), float)
+        ends = [(self.priors[key].minimum, self.priors[key].maximum) for key in self.search_parameter_keys]
+        return np.clip(theta, *np.transpose(ends))  # an edge may be missed by rounding
 
     def _allowed(self, values):
         """Return whether the Constraint priors allow the parameters {name: number}."""

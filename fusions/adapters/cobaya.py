@@ -23,12 +23,11 @@ from cobaya.conventions import Extension, derived_par_name_separator
 from cobaya.log import LoggedError
 from cobaya.sampler import Sampler
 from cobaya.yaml import yaml_dump_file
-from scipy.special import ndtr
 
 from fusions import __version__
 from fusions.adapters.options import algorithm_of
 from fusions.blocks import Block
-from fusions.distributions import host_turns
+from fusions.distributions import host_tail, host_turns
 from fusions.driver import OPTIONS, run
 from fusions.errors import Status
 from fusions.priors import Prior
@@ -176,8 +175,9 @@ def _columns(model):
 
 def _theta(x, pdfs, flags):
     """Return the parameters (d,) at internal coordinates x (d,), by the nearer tail of each prior."""
-    rows = zip(pdfs, flags, host_turns(x), ndtr(-np.abs(x)), x < 0, strict=True)
-    return np.array([pdf.ppf(u) if flag else pdf.ppf(p) if below else pdf.isf(p) for pdf, flag, u, p, below in rows], float)
+    rows = zip(pdfs, flags, host_turns(x), host_tail(x), x < 0, strict=True)
+    theta = np.array([pdf.ppf(u) if flag else pdf.ppf(p) if below else pdf.isf(p) for pdf, flag, u, p, below in rows], float)
+    return np.clip(theta, *np.transpose([pdf.support() for pdf in pdfs]))  # an edge may be missed by rounding
 
 
 def _loglikelihood(theta, key, sizes):

@@ -28,18 +28,19 @@ from numpyro.distributions.distribution import (
 )
 
 from fusions.blocks import Block
-from fusions.distributions import cauchy_map, exponential_map, half_normal_map, turns, uniform_map, unit_interval
+from fusions.distributions import cauchy_map, cotangent, exponential_map, half_normal_map, turns, uniform_map, unit_interval
 from fusions.errors import ProblemError
 from fusions.numerics import in_double
 from fusions.priors import Prior
 from fusions.problem import Problem
+from fusions.quantiles import cut
 
 LOG_2PI = math.log(2 * math.pi)
 
 
 def _half_cauchy(x):
     angle = 0.5 * math.pi * unit_interval(-jnp.abs(x))  # by the nearer tail
-    return jnp.where(x < 0, jnp.tan(angle), 1 / jnp.tan(angle))
+    return jnp.where(x < 0, jnp.tan(angle), cotangent(x, 0.5))
 
 
 # Maps of standard normals that are exact in both tails, in float32 as well
@@ -193,7 +194,7 @@ def _normal_map(fn):
 
 
 def _transformed(x, base, transforms):
-    value = base(x)
+    value = base(cut(x))
     for transform in transforms:
         value = transform(value)
     return value

@@ -130,7 +130,7 @@ def test_signatures(name):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @every
 def test_dtype_and_shapes(name, dtype):
-    """All outputs have the precision in force, also under strict promotion of types."""
+    """All outputs have the precision in force, also under strict promotion of types; the network alone is in single precision."""
     settings, periodic = TABLE[name]
     d = len(periodic)
     with precision(dtype):
@@ -145,8 +145,9 @@ def test_dtype_and_shapes(name, dtype):
     assert signature(fitted) == signature(state)
     assert signature(out) == (((((8, d), np.dtype(dtype)), ((8,), np.dtype(dtype))),) * 2)
     assert signature(tuple(info)) == (((), np.dtype(dtype)),) * 3
-    floats = [a.dtype for a in jax.tree.leaves(state) if jnp.issubdtype(a.dtype, jnp.floating)]
-    assert set(floats) == {np.dtype(dtype)}
+    assert {state.shift.dtype, state.scale.dtype} == {np.dtype(dtype)}
+    floats = [a.dtype for a in jax.tree.leaves((state.params, state.ema_params, state.opt_state)) if jnp.issubdtype(a.dtype, jnp.floating)]
+    assert set(floats) == {np.dtype("float32")}
 
 
 @every
