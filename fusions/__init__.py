@@ -14,6 +14,7 @@ _EXPORTS = {
     "merge": "fusions.merging",
     "Status": "fusions.errors",
     "FusionsError": "fusions.errors",
+    "PrecisionError": "fusions.errors",
 }
 _RENAMED = {"nested": ("fusions.driver", "nested_sampling")}
 _MODULES = ("priors", "kernels", "plot")

@@ -251,7 +251,7 @@ def test_angles_are_in_range(name):
 
 
 def test_steps_of_the_solver_converge():
-    """Errors against 32 steps fall with the number of steps; the default's stays below the bound recorded here."""
+    """Errors against 32 steps fall with the number of steps, down to the digits of the network; the default's stays below a bound."""
     c, (settings, _) = case("mixed"), TABLE["mixed"]
     z = np.asarray(latent(c.space, 256), np.float64)
     with precision("float64"):
@@ -272,8 +272,29 @@ def test_steps_of_the_solver_converge():
     assert errors[default][0] < 3e-3, errors
     assert errors[default][1] < 6e-3, errors
     for few, many in ((2, 4), (4, 8), (8, 16)):
-        assert errors[many][0] < errors[few][0] / 4, errors
-        assert errors[many][1] < errors[few][1] / 4, errors
+        assert errors[many][0] < max(errors[few][0] / 4, 1e-6), errors
+        assert errors[many][1] < max(errors[few][1] / 4, 1e-5), errors
+
+
+def test_a_network_in_single_precision_does():
+    """ln of the density by the network as it is, and by the same one in float64, differ by less than 1e-4."""
+    c = case("five")
+
+    def velocity(y, t):
+        layers = [layer for _, layer in sorted(params["params"].items())]
+        h = jnp.concatenate([y, jnp.tile(jnp.stack([2 * t - 1, jnp.sin(jnp.pi * t), jnp.cos(jnp.pi * t)]), (len(y), 1))], axis=1)
+        for layer in layers[:-1]:
+            h = jax.nn.silu(h @ layer["kernel"] + layer["bias"])
+        return h @ layers[-1]["kernel"] + layers[-1]["bias"]
+
+    with precision("float64"):
+        params, shift, scale = in_float64((c.state.ema_params, c.state.shift, c.state.scale))
+        z = jnp.asarray(np.random.default_rng(0).normal(size=(256, 5)))
+        x, logq = jax.jit(c.flow.push)(c.state._replace(shift=shift, scale=scale), z)
+        end, logdet = transport.transport(velocity, z, steps=CNF().ode_steps)
+        exact = stats.norm.logpdf(z).sum(axis=1) - logdet - np.log(np.diag(scale)).sum()
+    np.testing.assert_allclose(x, shift + end @ scale.T, atol=1e-5)
+    assert 0 < np.abs(logq - exact).max() < 1e-4
 
 
 def test_hutchinson_estimate_of_the_divergence_is_unbiased():
