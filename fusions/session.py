@@ -220,11 +220,23 @@ class Session:
             "ess": found.importance.ess, "khat": found.importance.khat, "n_draws": len(found.draws.x),
             "n_calls": self.ledger.n_calls - self.mark.n_calls, "ode_error": found.ode_error, "rounds": found.rounds.tolist(),
             "chains": {key: getattr(found.chains, key) for key in ("n_moves", "n_trajectories", "drift", "settled")},
-            "modes": found.modes.tolist() if len(found.modes) > 1 else [], "settings": repr(self.refine),
+            "modes": found.modes.tolist() if len(found.modes) > 1 else [], "finds": self._finds_fields(found.finds, leave),
+            "settings": repr(self.refine),
         }  # fmt: skip
         draws = {"draws": theta_of(self.problem, leave(found.draws.x), found.draws.blobs), "draws_logw": found.draws.logw}
         flows = jax.tree.map(np.asarray, found.flows)
         return {"refined": summary, **draws, "flows": flow_arrays(flows), "source": Source(self.problem, self.refine, flows)}
+
+    def _finds_fields(self, finds, leave):
+        """Turn each `Find` into a JSON-able dict, its place into the values of the parameters."""
+        names, theta_rows = self.problem.prior.names, self.problem.prior.theta_rows
+        return [
+            {
+                "name": find.name, "logZ": find.estimate.logZ, "logZ_err": find.estimate.logZ_err, "khat": find.estimate.khat,
+                "logL": find.logL, "at": dict(zip(names, theta_rows(leave(find.x[None]))[0].tolist(), strict=True)),
+            }
+            for find in finds
+        ]  # fmt: skip
 
     # Saving -----------------------------------------------------------------------------------------------
 

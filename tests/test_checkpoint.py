@@ -206,7 +206,7 @@ def cheap_refine(key, rng, settings, tools, points, cost, budget, most, spent, e
             break
     found = importance(rounds[-1].logw)
     history = np.array([(found.logZ, found.logZ_err, 0.5)])
-    return refinement.Refined(found, (0.0, 1.0), (0.0, 1.0), 0.0, 0.0, history, rounds[-1], [], CHAINS, np.empty(0))
+    return refinement.Refined(found, (0.0, 1.0), (0.0, 1.0), 0.0, 0.0, history, rounds[-1], [], CHAINS, np.empty(0), [])
 
 
 @pytest.fixture
