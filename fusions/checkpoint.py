@@ -23,7 +23,7 @@ import numpy as np
 from fusions.errors import CheckpointError
 from fusions.storage import MANIFEST, jsonable, pack, unpack, write_atomically
 
-FORMAT = 1
+FORMAT = 2
 JOURNAL, LOCK = "journal.bin", "lock"
 STATE = re.compile(r"state-(\d{8})-([0-9a-f]{16})\.npz")
 KEPT = 2  # states

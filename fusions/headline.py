@@ -1,5 +1,6 @@
 """Which estimate of ln Z a run reports, decided by checks."""
 
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ LEAST_ESS = 200  # of the draws
 LEAST_SHARE = 0.1  # effective fraction of draws below which weights with a bad k-hat are not believed
 SURE_SHARE = 0.5  # effective fraction of draws below which a warning goes with importance weights that may have no finite variance
 SIGMAS = 3
+RARE = -np.log(2 * NormalDist().cdf(-SIGMAS))  # ln of an excess that draws of any density have as seldom (Markov's inequality)
 LONG_MEMORY = 0.35  # rank correlation of replacements with their parents above which the volumes carry a warning
 
 
@@ -22,6 +24,7 @@ class Headline(NamedTuple):
     logZ, logZ_err : ln of the evidence and its standard error [nats].
     reason : why this one.
     warnings : tuple of str, each check that failed with advice.
+    excess : nats by which another estimate exceeds it beyond chance, a part of the error; 0 if none does.
     """
 
     name: str
@@ -29,6 +32,7 @@ class Headline(NamedTuple):
     logZ_err: float
     reason: str
     warnings: tuple
+    excess: float = 0.0
 
 
 def choose(volumes, refined, memory=0.0):
@@ -38,6 +42,9 @@ def choose(volumes, refined, memory=0.0):
     bridge to posterior points that its flows were not trained on, or with the round before, that difference is a part of its error, and
     so is the part of the posterior that chains see and draws hardly reach. It is reported unless a check fails and the error of the
     volumes is smaller.
+
+    The mean weight of draws of any density is not negative and has the mean Z: it exceeds c Z with a chance of at most 1/c, whatever the
+    weights (Markov's inequality). What has found much more than either estimate says is a part of its error.
 
     Parameters
     ----------
@@ -51,15 +58,40 @@ def choose(volumes, refined, memory=0.0):
     """
     if refined is None:
         return Headline("volumes", *volumes, "nested-sampling volumes; there was no refine phase", _short_walks(memory))
-    logZ, err = refined["importance"][0], _error(refined)
-    faults = _failed(refined)
-    if faults and err >= volumes[1]:
+    logZ, finds = refined["importance"][0], refined.get("finds", ())
+    (excess, faults), (volumes_excess, volumes_faults) = _above(logZ, _error(refined), finds), _above(*volumes, finds)
+    err, volumes_err = float(np.hypot(_error(refined), max(excess, abs(_step(refined))))), float(np.hypot(volumes[1], volumes_excess))
+    failed = _failed(refined, found_more=excess > 0)
+    if (faults or failed) and err >= volumes_err:
         reason = "nested-sampling volumes, because a check of importance sampling failed"
-        return Headline("volumes", *volumes, reason, (*faults, *_short_walks(memory)))
+        warnings = (*volumes_faults, *failed, *_short_walks(memory))
+        return Headline("volumes", volumes[0], volumes_err, reason, warnings, volumes_excess)
+    faults += failed
     reason = "importance sampling: its weights, rounds and coverage passed their checks"
     if faults:
         reason = "importance sampling: a check failed, but with what it disagrees by its error is smaller than that of the volumes"
-    return Headline("importance", logZ, err, reason, (*faults, *_doubts((logZ, err), volumes, refined, bool(faults))))
+    warnings = (*faults, *_doubts((logZ, err), volumes, refined, bool(faults)))
+    return Headline("importance", logZ, err, reason, warnings, excess)
+
+
+def _above(logZ, err, finds):
+    """Look for what exceeds an estimate most, beyond chance: returns by how much, 0 if nothing does, and a list of that warning."""
+    beyond = [
+        find
+        for find in finds
+        if find["logZ"] - logZ > np.hypot(SIGMAS * err, SIGMAS * find["logZ_err"] if find["khat"] < FINITE_KHAT else RARE)
+    ]
+    if not beyond:
+        return 0.0, []
+    find = max(beyond, key=lambda find: find["logZ"])
+    excess, place = float(find["logZ"] - logZ), ", ".join(f"{name}={value:.10g}" for name, value in find["at"].items())
+    text = (
+        f"{find['name']} of the refine phase found ln Z = {find['logZ']:.2f} +- {find['logZ_err']:.2f}, {excess:.2f} nats more than is "
+        "reported and more than chance allows: a part of the posterior is missing in the result. Its heaviest point has log L = "
+        f"{find['logL']:.6g} at {place}. Look at the likelihood there, and run again with more live points, or with a prior narrowed to "
+        "that region to measure it alone."
+    )
+    return excess, [text]
 
 
 def _gap(refined):
@@ -81,12 +113,12 @@ def _few(refined):
 
 
 def _error(refined):
-    """Return the error of importance sampling, what it disagrees by included."""
-    return float(np.linalg.norm([refined["importance"][1], _gap(refined), _step(refined), refined.get("uncovered", 0.0)]))
+    """Return the error of importance sampling, what it differs by from the chains included."""
+    return float(np.linalg.norm([refined["importance"][1], _gap(refined), refined.get("uncovered", 0.0)]))
 
 
-def _failed(refined):
-    """List the checks that importance sampling failed, with advice."""
+def _failed(refined, *, found_more):
+    """List the checks that importance sampling failed, with advice; of rounds that differ only if no more was found in one of them."""
     (logZ, err), (gap, gap_err), (last, last_err) = refined["importance"], refined["coverage"], refined["rounds"][-1][:2]
     faults = []
     if _few(refined):
@@ -99,7 +131,7 @@ def _failed(refined):
             f"importance and bridge sampling differ by {gap:+.3f} +- {gap_err:.3f} nats: flows and posterior points do not cover the same "
             "region. Run again with twice the live points."
         )
-    if _step(refined):
+    if _step(refined) and not found_more:
         faults.append(
             f"the last two rounds differ ({last:.3f} +- {last_err:.3f}, then {logZ:.3f} +- {err:.3f}): give the refine phase more rounds."
         )

@@ -48,7 +48,7 @@ def merge(results):
     info = {
         **{k: first.info[k] for k in ("name", "path", "fingerprint") if k in first.info},
         "parts": [{**r.info, "n_live": r.n_live, "status": r.status.name} for r in results],
-        "warnings": [*notes, *_disagreements(results)],
+        "warnings": [*notes, *_disagreements(results), *_found_above(results)],
     }
     return Result(
         first.names,
@@ -89,7 +89,8 @@ def _merged_refinement(results):
             "n_trajectories": min(p["chains"].get("n_trajectories", 0) for p in parts),
             "drift": max(p["chains"]["drift"] for p in parts), "settled": all(p["chains"]["settled"] for p in parts),
         },
-        "modes": max((p.get("modes", []) for p in parts), key=len), "settings": parts[0]["settings"],
+        "modes": max((p.get("modes", []) for p in parts), key=len), "finds": [f for p in parts for f in p.get("finds", ())],
+        "settings": parts[0]["settings"],
     }  # fmt: skip
     return {"refined": refined, "draws": np.concatenate([r.draws for r in results]), "draws_logw": logw}
 
@@ -110,6 +111,13 @@ def _disagreements(results):
                     "twice the live points."
                 ]
     return []
+
+
+def _found_above(results):
+    """Tell what the refine phases of parts found above their estimates, if these phases are not merged."""
+    if all(r.headline.name == "importance" for r in results):
+        return []
+    return [f"run {i} of the merged ones: {r.headline.warnings[0]}" for i, r in enumerate(results) if r.headline.excess]
 
 
 def _check_mergeable(results):

@@ -46,7 +46,9 @@ class Result:
     refined : what the refine phase found, or None: "importance" and "bridge" (ln Z, error), "coverage" (ln of the covered mass, error),
         "uncovered" (part of the posterior that chains see and draws hardly reach),
         "ess", "khat", "n_draws", "n_calls", "ode_error", "rounds" (ln Z, error, effective fraction of each), "chains"
-        ("n_moves", "n_trajectories", "drift", "settled"), "modes" (ln of the part of the evidence of each, if several), "settings".
+        ("n_moves", "n_trajectories", "drift", "settled"), "modes" (ln of the part of the evidence of each, if several), "finds" (estimates
+        of ln Z by the survey of modes, by each of the "rounds", by the final draws, and by a search around the highest point if it was
+        new: "name", "logZ", "logZ_err", "khat", and "logL" and "at", {parameter: value}, of the draw of the largest weight), "settings".
     draws, draws_logw : (n, m) points drawn from the final flows in the columns of `theta`, (n,) their log importance weights.
     constraint_logmass : ln of the prior fraction that a constraint allows, and its error.
     flows : {str: array} parameters of the flows that the draws are from.

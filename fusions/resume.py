@@ -32,6 +32,7 @@ class Mark(NamedTuple):
     rng : state of numpy's generator.
     n_blocks, n_calls : blocks of the ledger and likelihood calls that belong to it.
     seconds, elapsed : clocks of the ledger.
+    passed : smallest ln of the remaining share of the evidence at the marks before, where the run did not stop.
     """
 
     nested: nested.NestedState
@@ -41,6 +42,7 @@ class Mark(NamedTuple):
     n_calls: int
     seconds: dict
     elapsed: float
+    passed: float
 
 
 def generator(state):
@@ -59,8 +61,8 @@ def path_of(problem):
 
 
 def identity(problem, algorithm, key):
-    """Describe a run by what its numbers depend on, {name: text or list}; what only steers its execution is left out."""
-    settings = {field.name: getattr(algorithm, field.name) for field in dataclasses.fields(algorithm)}
+    """Describe a run by what its numbers depend on, {name: text or list}; what only steers its execution, or when it stops, is left out."""
+    settings = {field.name: getattr(algorithm, field.name) for field in dataclasses.fields(algorithm) if field.name != "precision"}
     return {
         "the version of fusions": __version__,
         "the names of the parameters": list(problem.names),
@@ -80,6 +82,15 @@ def refuse_other(directory, there, here):
             raise CheckpointError(
                 f"The checkpoint in {directory} is of another run: {name} was {there.get(name)}, now is {value}. {ADVICE}"
             )
+
+
+def refuse_coarser(directory, passed, before, precision):
+    """Raise an error if a run with this precision would have stopped at a mark where the one there, with the precision before, went on."""
+    if passed < np.log(precision):
+        raise CheckpointError(
+            f"The checkpoint in {directory} is of another run: it has gone on beyond precision = {precision:g}. Expected that of its last "
+            f"session, {before:g}, or less. {ADVICE}"
+        )
 
 
 def check_likelihood(directory, problem, evaluator, chunk, probe):
@@ -106,8 +117,8 @@ def pack_mark(mark):
     state = mark.nested
     meta = {
         "iteration": mark.iteration, "rng": mark.rng, "n_calls": mark.n_calls, "seconds": mark.seconds,
-        "elapsed": mark.elapsed, "running": list(state.running), "memory": float(state.memory), "effort": float(state.effort),
-        "pool_next": list(state.pool_next),
+        "elapsed": mark.elapsed, "passed": mark.passed, "running": list(state.running), "memory": float(state.memory),
+        "effort": float(state.effort), "pool_next": list(state.pool_next),
     }  # fmt: skip
     arrays = {f"live/{name}": getattr(state, name) for name in LIVE}
     for group in ("params", "info"):
@@ -125,7 +136,7 @@ def unpack_mark(meta, arrays, engine, n_blocks):
         **live, pool_next=tuple(meta["pool_next"]), running=Running(*meta["running"]), memory=meta["memory"], effort=meta["effort"],
         **{group: engine.layout.placed(_tree(like[group], arrays, group)) for group in like},
     )  # fmt: skip
-    return Mark(state, meta["iteration"], meta["rng"], n_blocks, meta["n_calls"], meta["seconds"], meta["elapsed"])
+    return Mark(state, meta["iteration"], meta["rng"], n_blocks, meta["n_calls"], meta["seconds"], meta["elapsed"], meta["passed"])
 
 
 def _tree(like, arrays, group) -> Any:

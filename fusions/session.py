@@ -91,7 +91,7 @@ class Session:
                 self.notes.append(note)
         best = np.argsort(state.logL)[-resume.N_PROBES :]
         self.probe = {"x": state.x[best], "logL": state.logL[best]}
-        self._commit(state, 0, np.random.default_rng([self.key, 1]))
+        self._commit(state, 0, np.random.default_rng([self.key, 1]), np.inf)
         if self.folder is not None:
             self.folder.clear()
             self.save()
@@ -145,7 +145,8 @@ class Session:
         }  # fmt: skip
         dead = level.dead_x, level.dead_logL, level.dead_birth, level.dead_blobs, level.dead_slot
         self.ledger.bury(*dead, level.uniforms, trace)
-        self._commit(state, self.mark.iteration + 1, rng)
+        before = self.mark.nested
+        self._commit(state, self.mark.iteration + 1, rng, min(self.mark.passed, before.running.remaining(before.logL)))
         self._save_if_due()
         return self._snapshot()
 
@@ -181,12 +182,11 @@ class Session:
     def _settle(self, cost):
         self.algorithm, self.enough = settled(dataclasses.replace(self.wanted, cost=cost), self.problem, self.refine)
 
-    def _commit(self, state, iteration, rng):
-        """Let what was computed count."""
-        ledger = self.ledger
-        self.mark = Mark(
-            state, iteration, rng.bit_generator.state, len(ledger.blocks), ledger.n_calls, dict(ledger.seconds), ledger.elapsed()
-        )
+    def _commit(self, state, iteration, rng, passed):
+        """Let what was computed count; an earlier Result is then not final."""
+        ledger, rng_state = self.ledger, rng.bit_generator.state
+        self.mark = Mark(state, iteration, rng_state, len(ledger.blocks), ledger.n_calls, dict(ledger.seconds), ledger.elapsed(), passed)
+        self.final = None
 
     def refine_phase(self, limits, show):
         """Refine a converged run; if it is left early, only the likelihood values at its draws are kept.
@@ -267,11 +267,23 @@ class Session:
             "ess": found.importance.ess, "khat": found.importance.khat, "n_draws": len(found.draws.x),
             "n_calls": self.ledger.n_calls - self.mark.n_calls, "ode_error": found.ode_error, "rounds": found.rounds.tolist(),
             "chains": {key: getattr(found.chains, key) for key in ("n_moves", "n_trajectories", "drift", "settled")},
-            "modes": found.modes.tolist() if len(found.modes) > 1 else [], "settings": repr(self.refine),
+            "modes": found.modes.tolist() if len(found.modes) > 1 else [], "finds": self._finds_fields(found.finds, leave),
+            "settings": repr(self.refine),
         }  # fmt: skip
         draws = {"draws": theta_of(self.problem, leave(found.draws.x), found.draws.blobs), "draws_logw": found.draws.logw}
         flows = jax.tree.map(np.asarray, found.flows)
         return {"refined": summary, **draws, "flows": flow_arrays(flows), "source": Source(self.problem, self.refine, flows)}
+
+    def _finds_fields(self, finds, leave):
+        """Turn each `Find` into a JSON-able dict, its place into the values of the parameters."""
+        names, theta_rows = self.problem.prior.names, self.problem.prior.theta_rows
+        return [
+            {
+                "name": find.name, "logZ": find.estimate.logZ, "logZ_err": find.estimate.logZ_err, "khat": find.estimate.khat,
+                "logL": find.logL, "at": dict(zip(names, theta_rows(leave(find.x[None]))[0].tolist(), strict=True)),
+            }
+            for find in finds
+        ]  # fmt: skip
 
     # Saving -----------------------------------------------------------------------------------------------
 
@@ -283,6 +295,7 @@ class Session:
         meta = saved.meta
         resume.refuse_other(self.folder.directory, meta["identity"], self.identity)
         self._settle(meta["cost"])
+        resume.refuse_coarser(self.folder.directory, meta["passed"], meta["precision"], self.algorithm.precision)
         probe = {name: saved.arrays[f"probe/{name}"] for name in ("x", "logL")}
         chunk = nested.batch_size(self.algorithm)[1]
         resume.check_likelihood(self.folder.directory, self.problem, self.engine.evaluator, chunk, probe)
@@ -316,7 +329,7 @@ class Session:
             return
         meta, arrays = resume.pack_mark(mark)
         meta |= {
-            "identity": self.identity, "cost": self.algorithm.cost, "rate": self.rate,
+            "identity": self.identity, "cost": self.algorithm.cost, "precision": self.algorithm.precision, "rate": self.rate,
             "notes": self.notes, "final": self.final, "jax": _version("jax"), "logZ": mark.nested.running.logZ,
         }  # fmt: skip
         arrays |= {f"probe/{name}": values for name, values in self.probe.items()}
@@ -342,7 +355,10 @@ class Session:
     def _final(self, status, limits):
         """Describe what a final Result of this run depends on, beside the mark."""
         refined = self.refine and status is Status.CONVERGED
-        return {"refine": repr(self.refine) if refined else None, "budget": self._budget(limits) if refined else None}
+        return {
+            "refine": repr(self.refine) if refined else None, "budget": self._budget(limits) if refined else None,
+            "precision": self.algorithm.precision,
+        }  # fmt: skip
 
     def finished(self, status, limits):
         """Return the Result of an earlier session if it is final, else None."""

@@ -129,6 +129,7 @@ def _estimate_lines(result):
     budget = f"shrinkage {e.logZ_err:.2g}, importance {own_err:.2g}, coverage {gap_err:.2g}, "
     budget += f"uncovered {r.get('uncovered', 0.0):.2g}, ODE {r['ode_error']:.1g}"
     budget += f", prior fraction {norm_err:.2g}" if norm_err else ""
+    budget += f", found above {result.headline.excess:.2g}" if result.headline.excess else ""
     return lines + _line("  error sources", f"{budget} nats")
 
 

@@ -16,7 +16,7 @@ import pytest
 from precision import enable_x64
 
 import fusions
-from fusions import checkpoint, kernels, resume, session
+from fusions import checkpoint, kernels, resume, schedule, session
 from fusions import priors as pr
 from fusions.algorithms import refine as refinement
 from fusions.algorithms.chains import Chains
@@ -206,7 +206,7 @@ def cheap_refine(key, rng, settings, tools, points, cost, budget, most, spent, e
             break
     found = importance(rounds[-1].logw)
     history = np.array([(found.logZ, found.logZ_err, 0.5)])
-    return refinement.Refined(found, (0.0, 1.0), (0.0, 1.0), 0.0, 0.0, history, rounds[-1], [], CHAINS, np.empty(0))
+    return refinement.Refined(found, (0.0, 1.0), (0.0, 1.0), 0.0, 0.0, history, rounds[-1], [], CHAINS, np.empty(0), [])
 
 
 @pytest.fixture
@@ -306,6 +306,55 @@ def test_converged_run_can_be_refined_later(cheap, tmp_path):
     assert result.refined is not None
     assert result.n_calls == plain.n_calls + 64
     assert run(refine=Refine(error=0.5), checkpoint=tmp_path).refined["settings"] != result.refined["settings"]
+
+
+def precise(precision):
+    return fusions.nested(n_live=40, kernel=kernels.HitAndRun(), kill=0.2, precision=precision)
+
+
+@pytest.mark.parametrize("refine", [False, True])
+def test_ended_run_goes_on_with_a_smaller_precision(refine, monkeypatch, tmp_path):
+    """Also after a kill on the way, when the result of the first run is still in the folder."""
+    monkeypatch.setattr(refinement, "refine", cheap_refine)
+    undisturbed = run(algorithm=precise(0.01), refine=refine)
+    first = run(algorithm=precise(0.1), refine=refine, checkpoint=tmp_path)
+    assert len(first.logL) < len(undisturbed.logL)
+    BOX.reset()
+    on_the_way = run(algorithm=precise(0.01), refine=refine, checkpoint=tmp_path, callback=at(len(first.level_trace["logL"]) + 1))
+    assert on_the_way.status is Status.USER_RULE
+    result = run(algorithm=precise(0.01), refine=refine, checkpoint=tmp_path)
+    assert_same(result, undisturbed)
+    assert result.refined == undisturbed.refined
+    assert result.info["settings"] == undisturbed.info["settings"]
+    assert BOX.n_calls < undisturbed.n_calls
+    with pytest.raises(CheckpointError, match=r"gone on beyond precision = 0\.1\. Expected that of its last session, 0\.01, or less"):
+        run(algorithm=precise(0.1), refine=refine, checkpoint=tmp_path)
+    assert_same(run(algorithm=precise(0.01), refine=refine, checkpoint=tmp_path), undisturbed)
+
+
+@pytest.mark.parametrize(("first", "refine"), [(0.1, False), (None, True)])
+def test_result_of_an_earlier_precision_is_not_final_for_a_killed_run(first, refine, cheap, tmp_path, monkeypatch):
+    """With a refine phase and no precision of its own, an expensive run ends at enough points for that phase."""
+    wanted = 0.01 if first else 0.1
+    monkeypatch.setattr(schedule, "POINTS_PER_DIM", 10)
+    run(algorithm=precise(first), refine=refine, checkpoint=tmp_path)
+    monkeypatch.setattr(session.Session, "end", lambda *args: None)
+    assert run(algorithm=precise(wanted), refine=refine, checkpoint=tmp_path) is None
+    monkeypatch.undo()
+    monkeypatch.setattr(refinement, "refine", cheap_refine)
+    assert_same(run(algorithm=precise(wanted), refine=refine, checkpoint=tmp_path), run(algorithm=precise(wanted), refine=refine))
+
+
+def test_stopped_run_may_get_a_larger_precision_that_it_has_not_reached(copy):
+    assert_same(run(algorithm=precise(0.3), checkpoint=copy), run(algorithm=precise(0.3)))
+
+
+def test_ended_run_is_refined_with_other_settings(cheap, tmp_path):
+    assert_same(run(refine=True, checkpoint=tmp_path), cheap)
+    other = Refine(error=0.5)
+    result, undisturbed = run(refine=other, checkpoint=tmp_path), run(refine=other)
+    assert_same(result, undisturbed)
+    assert result.refined == undisturbed.refined != cheap.refined
 
 
 # Refusals ---------------------------------------------------------------------------------------------------

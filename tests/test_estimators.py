@@ -123,6 +123,73 @@ def test_mass_that_draws_do_not_reach_is_a_part_of_the_error(mass, warned):
     assert any("chains hold 4.0% of the posterior" in text for text in headline.warnings) == warned
 
 
+def find(logZ, err, khat=np.inf, name="round 1"):
+    """Make what a round found, carried by one draw."""
+    return {"name": name, "logZ": logZ, "logZ_err": err, "khat": khat, "logL": 14.28, "at": {"x": 0.37, "y": -0.04}}
+
+
+@pytest.mark.parametrize(
+    ("found", "excess"),
+    [
+        (find(5.5, 1.0), 6.5),
+        (find(4.8, 1.0), 0.0),  # a chance of e^-5.8, or less
+        (find(-7.5, 1.0), 0.0),
+        (find(-0.9, 0.01), 0.0),  # of weights whose variance is not finite
+        (find(-0.9, 0.01, 0.3), 0.1),
+        (find(-0.97, 0.01, 0.3), 0.0),
+        (find(-1.1, 0.01, 0.3), 0.0),
+    ],
+)
+def test_what_a_round_found_above_the_estimate_is_a_part_of_the_error(found, excess):
+    plain, headline = (choose((-1.05, 0.2), {**GOOD, "finds": finds}) for finds in ([], [find(-1.0, 0.01, 0.3), found]))
+    assert plain == choose((-1.05, 0.2), GOOD)  # saved before there were finds
+    assert (headline.name, headline.logZ) == ("importance", -1.0)
+    assert headline.excess == pytest.approx(excess)
+    assert headline.logZ_err == pytest.approx(np.hypot(0.01, excess))
+    if excess:
+        (text,) = headline.warnings
+        assert f"round 1 of the refine phase found ln Z = {found['logZ']:.2f} +- {found['logZ_err']:.2f}, {excess:.2f} nats more" in text
+        assert "log L = 14.28 at x=0.37, y=-0.04" in text
+        assert "more live points" in text
+    else:
+        assert headline == plain
+
+
+def test_the_last_round_is_counted_once():
+    last = {"rounds": [[-0.9, 0.01, 0.7]], "finds": [find(-0.9, 0.01, 0.3)]}
+    headline = choose((-1.05, 0.1), {**GOOD, **last})
+    assert (headline.logZ_err, headline.excess) == (0.1, 0.0)  # of the volumes, which it does not contradict
+    wide = choose((-1.05, 0.5), {**GOOD, **last})
+    assert (wide.name, len(wide.warnings)) == ("importance", 1)
+    assert wide.logZ_err == pytest.approx(np.hypot(0.01, 0.1))
+
+
+def test_draws_far_above_the_volumes_are_in_the_error_of_these():
+    few = {"importance": (5.0, 1.0), "coverage": (6.2, 1.0), "khat": 0.99, "ess": 1.0, "n_draws": 4096, "rounds": [[5.0, 1.0, 0.001]]}
+    headline = choose((-1.05, 0.1), {**GOOD, **few, "finds": [find(5.0, 1.0, 0.99, "the final draws")]})
+    assert (headline.name, headline.logZ) == ("volumes", -1.05)
+    assert headline.logZ_err == pytest.approx(np.hypot(0.1, 6.05))
+    assert "the final draws of the refine phase found ln Z = 5.00 +- 1.00, 6.05 nats more" in headline.warnings[0]
+
+
+def test_importance_sampling_with_few_draws_is_nearer_than_volumes_far_below_it():
+    few = {"importance": (-17.7, 0.5), "khat": 0.9, "ess": 4.0, "n_draws": 4096, "rounds": [[-17.7, 0.5, 0.001]]}
+    headline = choose((-1304.2, 0.1), {**GOOD, **few, "finds": [find(-17.7, 0.5, 0.9, "the final draws")]})
+    assert (headline.name, headline.logZ, headline.logZ_err) == ("importance", -17.7, 0.5)
+    assert any("few draws carry" in text for text in headline.warnings)
+
+
+@pytest.mark.parametrize("shape", [0.2, 0.45, 0.9])
+def test_chance_seldom_makes_a_find(shape):
+    """2000 rounds of 400 Pareto weights of mean one: at the level of three standard errors, as rarely as for normal estimates."""
+    rng, n_flagged = np.random.default_rng(0), 0
+    for _ in range(2000):
+        now = importance(np.log((1 - shape) * rng.random(400) ** -shape))
+        n_flagged += choose((0.0, 0.1), {**GOOD, "importance": (0.0, 0.0), "finds": [find(now.logZ, now.logZ_err, now.khat)]}).excess > 0
+    level = 2 * stats.norm.sf(3)
+    assert n_flagged <= stats.binom(2000, level).ppf(1 - 1e-4)
+
+
 def test_headline_without_refinement_is_the_volumes():
     assert choose((-1.05, 0.1), None)[:3] == ("volumes", -1.05, 0.1)
 

@@ -10,6 +10,7 @@ from scipy.stats import multivariate_normal as normal
 from fusions.algorithms import modes
 from fusions.algorithms.refine import Refine, refine
 from fusions.engine import make_tools
+from fusions.estimators import importance
 from fusions.evidence import Points
 from fusions.flows.matching import Training
 from fusions.flows.mixture import MixtureCNF
@@ -125,6 +126,37 @@ def test_survey_finds_the_mass_of_each_mode():
     np.testing.assert_allclose(shares, 1, atol=1e-6)
     np.testing.assert_allclose(found.logL, islands(found.x))
     assert np.all(found.gaussian)
+
+
+def test_all_draws_together_estimate_the_evidence_of_overlapping_modes():
+    """Each of the modes is followed twice."""
+    rng, evaluate = np.random.default_rng(9), Counted(islands)
+    laws = [modes.Law.of(c, WIDTH**2 * np.eye(2), np.zeros(2, bool), 2.0) for c in np.repeat(CENTRES, 2, axis=0)]
+    twice = [modes.Mode(law, np.empty((0, 2))) for law in laws]
+    modes._follow(rng, twice, np.full(2, 1e-12), evaluate, np.inf, never)
+    parts = np.logaddexp.reduce([mode.logZ for mode in twice]) + 2 * np.log(2 * CUBE)
+    assert parts == pytest.approx(np.log(2), abs=0.4)
+    drawn = modes._drawn(twice, 2)
+    found = importance(drawn.logw)
+    assert found.logZ_err < 0.15
+    assert abs(found.logZ + 2 * np.log(2 * CUBE)) < 4 * found.logZ_err
+    np.testing.assert_allclose(drawn.logL, islands(drawn.x))
+
+
+@pytest.mark.parametrize("away", [4.5, 0.5])
+@pytest.mark.parametrize("width", [1e-5, 1e-2])
+def test_a_peak_is_followed_from_one_point_of_it(width, away):
+    """In three dimensions, where it is much narrower than the points known, in one of them by much more."""
+    rng, scale = np.random.default_rng(10), width * np.array([1.0, 10.0, 3.0])
+    evaluate = Counted(lambda x: np.logaddexp(0.0, 15 + np.sum(-0.5 * ((x - 0.7) / scale) ** 2, axis=1)))
+    top = 0.7 + away * scale * np.array([1, -0.3, 0.2])
+    edges = EDGES[:, :1].repeat(3, axis=1)
+    drawn = modes.follow(rng, 256, top, np.full(3, CUBE / np.sqrt(3)), evaluate, (False,) * 3, edges, 2000, never)
+    found = importance(drawn.logw)
+    assert found.logZ_err < 0.1
+    assert found.khat < 0.5
+    assert abs(found.logZ - (15 + np.log(scale * np.sqrt(2 * np.pi)).sum() - 3 * np.log(2 * CUBE))) < 4 * found.logZ_err
+    assert evaluate.n_calls < 200 * 3 + 9 + 256
 
 
 def test_a_mode_that_died_long_before_the_posterior_is_found_again():

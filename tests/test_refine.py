@@ -434,6 +434,26 @@ def test_black_box_with_blobs_and_storage_under_a_constraint(tmp_path):
     assert "covered mass" in str(result)
 
 
+def needle(p):
+    """A flat valley with a needle that holds 300 times as much: a few draws in a thousand touch it."""
+    return -0.5 * (p["y"] / 0.1) ** 2 + float(np.log1p(np.exp(14 - 0.5 * ((p["x"] - 0.37) / 1e-4) ** 2)))
+
+
+@pytest.mark.parametrize("key", [0, 1])
+def test_what_draws_have_found_is_not_forgotten(key):
+    exact = np.log(np.sqrt(2 * np.pi) * 0.1 / 2 * (1 + np.exp(14) * np.sqrt(2 * np.pi) * 1e-4))
+    prior = pr.Prior(x=pr.uniform(0, 1), y=pr.uniform(-1, 1))
+    result = fusions.run(fusions.Problem(prior, needle, traceable=False), FEW, refine=QUICK, key=key, progress=False)
+    warned = " ".join(result.headline.warnings)
+    assert abs(result.logZ - exact) < (2 if warned else 4) * result.logZ_err
+    assert warned or result.logZ_err < 0.1
+    highest = max(result.refined["finds"], key=lambda find: find["logL"])
+    assert highest["logL"] > 12
+    assert highest["at"]["x"] == pytest.approx(0.37, abs=5e-4)
+    assert not result.headline.excess or " at x=0.37" in warned
+    assert (f"found above {result.headline.excess:.2g}" in " ".join(str(result).split())) == (result.headline.excess > 0)
+
+
 def quadratic(p):
     """A traced likelihood."""
     return -0.5 * (p["x"] ** 2 + p["y"] ** 2) / 0.01

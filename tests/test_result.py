@@ -365,6 +365,16 @@ def test_merge_of_refined_runs_takes_their_draws_together(tmp_path):
     assert mixed.headline.name == "volumes"
 
 
+def test_merge_does_not_forget_what_a_part_found():
+    parts = [refined(seed) for seed in (1, 2)]
+    find = {"name": "round 1", "logZ": parts[0].logZ + 7, "logZ_err": 1.0, "khat": 0.9, "logL": 14.28, "at": {"x": 0.37}}
+    parts[0] = replace(parts[0], refined={**parts[0].refined, "finds": [find]})
+    both, without = merge(parts), merge([parts[0], replace(parts[1], refined=None)])
+    assert both.logZ_err > 6.9
+    assert any("log L = 14.28 at x=0.37" in text for text in both.headline.warnings)
+    assert any(text.startswith("run 0 of the merged ones: round 1 of the refine phase found") for text in without.info["warnings"])
+
+
 def test_merge_warns_of_runs_that_disagree():
     merged = merge([refined(1), refined(2, error=0.1)])
     assert any("runs 0 and 1 of the merged ones disagree" in note for note in merged.info["warnings"])

@@ -40,6 +40,7 @@ WIDER = 2.0  # times the volume of the Gaussian fitted is that of the law: few e
 AROUND = 6.0  # and that of the law that looks for more around a mode: a narrow one on a slope is content with little
 LEAST_WIDTH = 1e-3  # of a law in any direction, in its standard deviations along the coordinates
 TAIL = 5.0  # degrees of freedom of the Student t that draws come from
+HALVINGS = 24  # of the spread of the points, on the way to the width of a peak: to the resolution of single precision
 BETAS = 0.85 ** np.arange(40)
 
 
@@ -53,6 +54,7 @@ class Survey(NamedTuple):
     mode : (n,) which mode each is from.
     logZ : (m,) ln of each mode's part of the evidence [nats], to about 0.4.
     gaussian : (m,) flags, whether it is nearly Gaussian; of others a part may be missing.
+    drawn : `Drawn`, all draws, also from modes that were given up.
     """
 
     x: np.ndarray
@@ -61,6 +63,23 @@ class Survey(NamedTuple):
     mode: np.ndarray
     logZ: np.ndarray
     gaussian: np.ndarray
+    drawn: Any
+
+
+class Drawn(NamedTuple):
+    """All draws of a survey as draws from one density, the mixture of all laws.
+
+    Modes may overlap, so that the parts of the evidence that they hold do not add up; the mean weight of these draws estimates it.
+
+    Attributes
+    ----------
+    x : (n, d) those inside of the prior; logL : (n,).
+    logw : (m,) log(prior L / q) of these n, then -inf for each of those outside.
+    """
+
+    x: np.ndarray
+    logL: np.ndarray
+    logw: np.ndarray
 
 
 class Found(NamedTuple):
@@ -231,11 +250,59 @@ def survey(rng, points, evaluate, periodic, bounds, most, expired):
     _fill(rng, modes, floor, evaluate, allowed(integral) - spent, lost=lost)
     arrived = [mode for mode in modes if mode.ess >= WANTED * d and mode.logZ > best - NEGLIGIBLE]
     if not arrived or (len(arrived) == 1 and not ((arrived[0].gaussian() or lost) and arrived[0].ess > ALONE)):
-        return Survey(np.empty((0, d)), *np.empty((2, 0)), np.empty(0, int), np.empty(0), np.empty(0, bool))
+        return Survey(np.empty((0, d)), *np.empty((2, 0)), np.empty(0, int), np.empty(0), np.empty(0, bool), _drawn(modes, d))
     columns = ([getattr(mode, name) for mode in arrived] for name in ("x", "logL", "logw"))
     which = np.repeat(np.arange(len(arrived)), [len(mode.x) for mode in arrived])
     logZ, gaussian = np.array([mode.logZ for mode in arrived]), np.array([mode.gaussian() for mode in arrived])
-    return Survey(*map(np.concatenate, columns), which, logZ, gaussian)
+    return Survey(*map(np.concatenate, columns), which, logZ, gaussian, _drawn(modes, d))
+
+
+def _drawn(modes, d):
+    """Weigh the draws of all modes against the mixture of all their laws."""
+    tried = [law for mode in modes for law in mode.tried]
+    x = np.concatenate([np.empty((0, d)), *(mode.x for mode in modes)])
+    logL, logprior = (np.concatenate([[], *(getattr(mode, name) for mode in modes)]) for name in ("logL", "logprior"))
+    n = sum(made for _, made in tried)
+    logw = np.full(n, -np.inf)
+    if len(x):
+        logw[: len(x)] = logprior + logL - logsumexp(np.array([law.logpdf(x) + np.log(made / n) for law, made in tried]), axis=0)
+    return Drawn(x, logL, logw)
+
+
+def follow(rng, n, top, spread, evaluate, periodic, bounds, most, expired):
+    """Find the mass around a point that is higher than any known before: a climb, population Monte Carlo, and draws from the last law.
+
+    Parameters
+    ----------
+    rng : numpy Generator.
+    n : draws from the last law, which alone make the estimate.
+    top : (d,); spread : (d,) standard deviation of the points known, which may be much wider than the peak.
+    evaluate, periodic, bounds, most, expired : as in `survey`.
+
+    Returns
+    -------
+    Drawn
+    """
+    d, angle = len(top), np.asarray(periodic, bool)
+    floor = 1e-10 * spread**2 + 1e-30
+    scale = _widths(top, spread, evaluate, angle)
+    modes, _, spent = _climbed(top[None], scale[None], floor, evaluate, angle, bounds, lambda seen: most)
+    _follow(rng, modes, floor, evaluate, most - spent - 2 * HALVINGS * d - n, expired)
+    law = modes[0].tried[-2][0] if modes[0].done else modes[0].law
+    last = Mode(law, np.empty((0, d)))
+    x = law.draw(rng, n)
+    _learn(last, x, *evaluate(x), floor)
+    return _drawn([last], d)
+
+
+def _widths(top, spread, evaluate, angle):
+    """Find how far the likelihood changes by less than a factor of e on either side of a point (d,), along each coordinate."""
+    d, steps = len(top), 0.5 ** np.arange(HALVINGS)[:, None] * spread
+    moves = (steps[:, :, None] * np.eye(d)).reshape(-1, d)
+    heights = evaluate(_wrapped(np.concatenate([top[None], top + moves, top - moves]), angle))[0]
+    calm = np.all(np.abs(heights[1:].reshape(2, HALVINGS, d) - heights[0]) < 1, axis=0)
+    within = np.logical_and.accumulate(calm[::-1], axis=0).sum(axis=0)
+    return steps[HALVINGS - np.maximum(within, 1), np.arange(d)]
 
 
 def joined(points, modes):

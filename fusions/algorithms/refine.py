@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from fusions.algorithms.chains import Chains, run_chains
-from fusions.algorithms.modes import joined, survey
+from fusions.algorithms.modes import follow, joined, survey
 from fusions.algorithms.training import MODE_SHARE, blended, train
 from fusions.estimators import FINITE_KHAT, TRUSTED_KHAT, Importance, bridge, importance
 from fusions.evidence import tempered
@@ -37,6 +37,8 @@ INFORMATION = (0.6, 0.3)  # of two tempered targets, relative to that of the pos
 START_SHARES = (0.8, 0.1, 0.1)  # of chains that start from the posterior and from these
 MODE_STARTS = 0.5  # of the chains that start from the posterior or before it, from the modes found with their masses
 SURVEY_SHARE = 0.2  # of the budget, which looking for modes may take
+HIGHER = 1.0  # nats above all points before, from which on the highest draw is followed
+FOLLOWED = 200  # likelihood calls per dimension, and d^2 and a batch, that this may take
 CHAIN_BUDGET = {"cheap": 5, "expensive": 2}  # budgets that chains may spend until they have settled
 LEAST_LEFT = 0.75  # of the budget that is left after the chains
 PATIENCE = 5  # rounds without a better effective fraction before adaptation ends
@@ -117,6 +119,46 @@ class Draws(NamedTuple):
     fold: np.ndarray
 
 
+class Find(NamedTuple):
+    """An estimate of ln Z from draws of a known density, and its heaviest draw.
+
+    Attributes
+    ----------
+    name : where the draws are from; estimate : Importance.
+    x : (d,), logL : of the draw of the largest weight.
+    """
+
+    name: str
+    estimate: Importance
+    x: np.ndarray
+    logL: float
+
+
+class Asked:
+    """The likelihood at any number of points.
+
+    Attributes
+    ----------
+    n_calls : so far; highest : log L so far, inside of the prior.
+    """
+
+    def __init__(self, target, dtype, spent):
+        """Take the target and the reporter of calls of a refine phase, and the type of its points."""
+        self.target, self.dtype, self.spent = target, dtype, spent
+        self.n_calls, self.highest = 0, -np.inf
+
+    def __call__(self, x):
+        """Return logL (n,), logprior (n,) at x (n, d)."""
+        logL, logprior = np.empty((2, len(x)))
+        for i, n, rows in _batches(x.astype(self.dtype)):
+            values, _, inside, n_calls = self.target(rows)
+            logL[i : i + n], logprior[i : i + n] = values[:n], inside[:n]
+            self.spent(n_calls)
+            self.n_calls += n_calls
+        self.highest = np.max(logL, where=np.isfinite(logprior), initial=self.highest)
+        return logL, logprior
+
+
 class Refined(NamedTuple):
     """What the refine phase found.
 
@@ -132,6 +174,8 @@ class Refined(NamedTuple):
     flows : what the fresh ones were drawn from, a pair of flow states (one per fold) for each fit.
     chains : `Chains` at the posterior.
     modes : (m,) ln of the part of the evidence of each mode, to about 0.4; none if there is one that nested points show well.
+    finds : a `Find` for the survey of modes, each of the `rounds`, the final draws, and what is around the highest of all draws if it is
+        higher than what was known before, if their estimate is not zero.
     """
 
     importance: Importance
@@ -144,6 +188,7 @@ class Refined(NamedTuple):
     flows: list
     chains: Chains
     modes: np.ndarray
+    finds: list
 
 
 def refine(key, rng, settings, tools, points, cost, budget, most, spent, expired):
@@ -169,8 +214,10 @@ def refine(key, rng, settings, tools, points, cost, budget, most, spent, expired
     if budget < 3 * UNIT:
         return None
     k_init, k_rounds, k_final, k_check, k_chains = jax.random.split(key, 5)
-    points, found, modes, n_calls = _surveyed(rng, tools, points._replace(x=tools.enter(points.x)), budget, spent, expired)
-    budget, most = budget - n_calls, most - n_calls
+    points, asked = points._replace(x=tools.enter(points.x)), Asked(tools.target, points.x.dtype, spent)
+    modes = survey(rng, points, asked, tools.periodic, tools.bounds, SURVEY_SHARE * budget, expired)
+    points, found = joined(points, modes)
+    budget, most = budget - asked.n_calls, most - asked.n_calls
     chains = _chains(k_chains, rng, tools, points, found, cost, budget, most, spent, expired)
     quick = chains.settled and (cost == "cheap" or chains.n_calls <= budget)
     budget = int(min(max(budget - chains.n_calls, LEAST_LEFT * budget), most - chains.n_calls))
@@ -191,18 +238,22 @@ def refine(key, rng, settings, tools, points, cost, budget, most, spent, expired
             break
     fresh = draw(k_final, tools, best, whole_units(min(wanted, budget - per_round * len(rounds))), spent)
     draws = together([*(rounds[i]._replace(fold=np.where(i == of_best, rounds[i].fold, -1)) for i in kept), fresh])
+    made, seen = [*rounds, fresh], [now for i, now in enumerate(rounds) if i not in kept]
     history = [record for i, record in enumerate(history) if i not in kept]
     estimate, n = importance(draws.logw), whole_units(min(len(draws.x), settings.max_draws))
     payable = per_round * len(rounds) + len(fresh.x) + n <= most - chains.n_calls
     if _uneven(estimate, len(draws.x), good) and payable and not expired():
         rounds.append(fresh)
+        seen.append(draws)
         history.append(_record(estimate, len(draws.x)))
         best, k_draw = fitted(settings.max_rounds, best, rounds, bend=bend)
         draws = draw(k_draw, tools, best, n, spent)
+        made.append(draws)
         estimate = importance(draws.logw)
     checks = _bridge(rng, tools, best, chains, draws, estimate.logZ)
     ode_error = float(np.sqrt(np.mean(tools.roundtrip(k_check, best[0][0]) ** 2)))
-    return Refined(estimate, *checks, ode_error, np.array(history), draws, best, chains, modes.logZ)
+    finds = [*_finds(modes.drawn, seen, draws), *_followed(rng, tools, points, asked, chains, made, most, expired)]
+    return Refined(estimate, *checks, ode_error, np.array(history), draws, best, chains, modes.logZ, finds)
 
 
 def _chains(key, rng, tools, points, found, cost, budget, most, spent, expired):
@@ -235,6 +286,40 @@ def _fitter(key, rng, tools, points, chains, found):
 def _record(estimate, n):
     """Return what is kept of a round of n draws: ln Z, its error, effective fraction."""
     return estimate.logZ, estimate.logZ_err, estimate.ess / n
+
+
+def _finds(surveyed, rounds, draws):
+    """List what the survey of modes, each of the rounds and the final draws say of ln Z by themselves; not those that hold nothing.
+
+    The laws of the survey were fitted to the draws that they weigh, so that the error of its estimate is not to be trusted.
+    """
+    first = [find._replace(estimate=find.estimate._replace(khat=np.inf)) for find in _find("the survey of modes", surveyed)]
+    named = [*((f"round {i}", made) for i, made in enumerate(rounds, start=1)), ("the final draws", draws)]
+    return first + [find for name, made in named for find in _find(name, made)]
+
+
+def _find(name, draws):
+    """Return a list of the `Find` of draws, empty if they hold nothing."""
+    if not np.any(np.isfinite(draws.logw)):
+        return []
+    i = int(np.argmax(draws.logw))
+    return [Find(name, importance(draws.logw), draws.x[i], float(draws.logL[i]))]
+
+
+def _followed(rng, tools, points, asked, chains, made, most, expired):
+    """Follow the highest of the places of chains and of all draws if it is higher than what was known before; returns a list of the `Find`.
+
+    Flows need not have learned from a draw that is alone on a narrow peak, and its weight says little of the peak's mass.
+    """
+    x, logL = np.concatenate([chains.x.reshape(-1, chains.x.shape[-1]), *(draws.x for draws in made)]), chains.logL.ravel()
+    logL = np.concatenate([logL, *(np.where(np.isfinite(draws.logw), draws.logL, -np.inf) for draws in made)])
+    top, d = int(np.argmax(logL)), x.shape[1]
+    left = most - chains.n_calls - sum(len(draws.x) for draws in made)
+    if logL[top] < max(asked.highest, points.logL.max()) + HIGHER or left < FOLLOWED * d + d**2 + BATCH or expired():
+        return []
+    spread = np.asarray(points.x, np.float64).std(axis=0)
+    around = follow(rng, BATCH, np.asarray(x[top], np.float64), spread, asked, tools.periodic, tools.bounds, left, expired)
+    return _find("a search around the highest point", around)
 
 
 def _kept(history, good):
@@ -278,24 +363,6 @@ def _settled(history, khat, good, *, quick):
     if quick and min(a_share, b_share) > good and khat < TRUSTED_KHAT and abs(a - b) < 3 * np.hypot(a_err, b_err):
         return True
     return _no_progress(history, PATIENCE)
-
-
-def _surveyed(rng, tools, points, budget, spent, expired):
-    """Look for modes; returns points and `Found` of `joined`, the `Survey`, and the likelihood calls that it took."""
-    used = 0
-
-    def evaluate(x):
-        nonlocal used
-        logL, logprior = np.empty((2, len(x)))
-        for i, n, rows in _batches(x.astype(points.x.dtype)):
-            values, _, inside, n_calls = tools.target(rows)
-            logL[i : i + n], logprior[i : i + n] = values[:n], inside[:n]
-            spent(n_calls)
-            used += n_calls
-        return logL, logprior
-
-    modes = survey(rng, points, evaluate, tools.periodic, tools.bounds, SURVEY_SHARE * budget, expired)
-    return *joined(points, modes), modes, used
 
 
 def betas_of(points):

@@ -91,6 +91,7 @@ def _sources(result):
             "uncovered mass": result.refined.get("uncovered", 0.0),
             "ODE solver": result.refined["ode_error"],
         }
+        sources |= {"found above": result.headline.excess} if result.headline.excess else {}
     return sources
 
 
