@@ -173,7 +173,7 @@ def one_parameter(name: str, value: Any) -> Block:
             f"write {name}=priors.uniform(lo, hi), or {name}=priors.delta(value) to fix it."
         )
         raise PriorError(msg)
-    theta = partial(_single if value.traceable else _host_single, distribution=value)
+    theta = _Single(value)
     periodic = (value.periodic,) * value.dim
     return Block((name,), value.dim, theta, f"{name}={value!r}", periodic, value.traceable)
 
@@ -189,14 +189,20 @@ def positional(block: Any) -> Block:
     raise PriorError(msg)
 
 
-def _single(x: jax.Array, distribution: Distribution) -> jax.Array:
-    if distribution.dim == 0:
-        return jnp.full((1,), distribution.arguments[0], x.dtype)
-    return jnp.reshape(distribution.theta(x[0]), (1,)).astype(x.dtype)
+@dataclass(frozen=True)
+class _Single:
+    """The map of one parameter, equal to another if the distributions are."""
 
+    distribution: Distribution
 
-def _host_single(x: np.ndarray, distribution: Distribution) -> np.ndarray:
-    return np.asarray(distribution.theta(float(x[0])), float).reshape(1)
+    def __call__(self, x: Any) -> Any:
+        """Return theta (1,) at the internal coordinate x (1,)."""
+        distribution = self.distribution
+        if not distribution.traceable:
+            return np.asarray(distribution.theta(float(x[0])), float).reshape(1)
+        if distribution.dim == 0:
+            return jnp.full((1,), distribution.arguments[0], x.dtype)
+        return jnp.reshape(distribution.theta(x[0]), (1,)).astype(x.dtype)
 
 
 def _cube(x: jax.Array, function: Callable) -> jax.Array:

@@ -6,7 +6,9 @@ prior, it just stops, and what a density has outside of the prior costs draws, b
 posterior many orders narrower than its prior can lie there.
 """
 
+import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -19,6 +21,27 @@ from fusions.numerics import least_width
 from fusions.types import Space
 
 LOG_2PI, ROOT = float(np.log(2 * np.pi)), float(np.sqrt(2))
+
+
+@dataclasses.dataclass(frozen=True)
+class EdgedDensity:
+    """ln of the density in coordinates y (n, d) that are uniform in (-1/2, 1/2) where `bounded`: (n, d) -> (n,).
+
+    Attributes
+    ----------
+    logprior : that in internal coordinates.
+    bounded : d flags.
+    """
+
+    logprior: Callable
+    bounded: tuple
+
+    def __call__(self, y):
+        """Return the log density at y (n, d) [nats]."""
+        bounded, x = np.array(self.bounded), _latent(y, np.array(self.bounded))
+        log_jacobian = jnp.sum(jnp.where(bounded, 0.5 * (x**2 + LOG_2PI), 0.0), axis=-1)
+        allowed = jnp.all(~bounded | (jnp.abs(y) < 0.5), axis=-1)
+        return jnp.where(allowed, self.logprior(x) + log_jacobian, -jnp.inf)
 
 
 class Coordinates(NamedTuple):
@@ -42,29 +65,27 @@ class Coordinates(NamedTuple):
 
 def with_edges(space, bounded):
     """Make the `Coordinates` that are uniform in (-1/2, 1/2) under the prior where it is `Prior.bounded`, and internal ones elsewhere."""
-    bounded = np.array(bounded)
-
-    def inside(u, xp):
-        """Keep u so far from its edges that its latent is finite; 0 where there are none."""
-        last = 0.5 - xp.finfo(u.dtype).epsneg
-        return xp.clip(xp.where(bounded, u, 0.0), -last, last)
+    flags, bounded = tuple(bounded), np.array(bounded)
 
     def enter(x):
         u = (0.5 * erf(x.astype(np.float64) / ROOT)).astype(x.dtype)
-        return np.where(bounded, inside(u, np), x)
+        return np.where(bounded, _inside(u, bounded, np), x)
 
     def leave(y):
-        x = (ROOT * host_erfinv(2 * inside(y, np).astype(np.float64))).astype(y.dtype)
+        x = (ROOT * host_erfinv(2 * _inside(y, bounded, np).astype(np.float64))).astype(y.dtype)
         return np.where(bounded, x, y)
 
-    def latent(y):
-        return jnp.where(bounded, ROOT * erfinv(2 * inside(y, jnp)), y)
-
-    def logprior(y):
-        x = latent(y)
-        log_jacobian = jnp.sum(jnp.where(bounded, 0.5 * (x**2 + LOG_2PI), 0.0), axis=-1)
-        allowed = jnp.all(~bounded | (jnp.abs(y) < 0.5), axis=-1)
-        return jnp.where(allowed, space.logprior(x) + log_jacobian, -jnp.inf)
-
     bounds = np.where(bounded, 0.5 - least_width(jnp.result_type(float)), np.inf) * np.array([[-1], [1]])
-    return Coordinates(space._replace(logprior=logprior), enter, leave, latent, bounds)
+    density = EdgedDensity(space.logprior, flags)
+    return Coordinates(space._replace(logprior=density), enter, leave, partial(_latent, bounded=bounded), bounds)
+
+
+def _inside(u, bounded, xp):
+    """Keep u (n, d) so far from its edges that its latent is finite; 0 where there are none."""
+    last = 0.5 - xp.finfo(u.dtype).epsneg
+    return xp.clip(xp.where(bounded, u, 0.0), -last, last)
+
+
+def _latent(y, bounded):
+    """Return internal coordinates at y (n, d), inside jit."""
+    return jnp.where(bounded, ROOT * erfinv(2 * _inside(y, bounded, jnp)), y)

@@ -1,4 +1,4 @@
-"""Compiled functions of one problem and algorithm, shared by all runs of the pair."""
+"""Compiled functions: those without a likelihood are shared by all problems of a kind, the others by all runs of equal problems."""
 
 import functools
 from collections import Counter
@@ -14,17 +14,95 @@ from fusions.edges import with_edges
 from fusions.evaluate import Evaluator, make_evaluator, reject_invalid
 from fusions.flows.density import is_bent
 from fusions.kernels import drive
+from fusions.kernels.base import Kernel
 from fusions.kernels.hamiltonian import differentiable, make_trajectory
 from fusions.layout import ALONE, Layout
 from fusions.types import Population, Walkers
 
-KEPT = 4  # pairs of which compiled functions are kept: those of one take about 5,000 memory maps, and Linux gives a process 65,530
+SHAPES = 6  # kinds of problems whose programs are kept: those of one take about 5,000 memory maps, and Linux gives a process 65,530
+PROBLEMS = 8  # of which the programs with their likelihood are kept
 
 
 def forget():
     """Drop all compiled functions."""
-    _engine.cache_clear()
-    _tools.cache_clear()
+    for kept in (_kernel, _chains, _flow, _coordinates, _engine, _tools):
+        kept.cache_clear()
+
+
+class Counted:
+    """Compiles functions in a `Layout`, and counts how often each is traced."""
+
+    def __init__(self, layout):
+        self.layout, self.traces = layout, Counter()
+
+    def __call__(self, name, function):
+        """Return a function under jit, under a name."""
+
+        def run(*args):
+            self.traces[name] += 1
+            return function(*args)
+
+        run.__name__ = name
+        return self.layout.compiled(run)
+
+
+# Programs that know no likelihood: one for each kind of space, settings, layout and precision ---------------------------------
+
+
+class KernelPrograms(NamedTuple):
+    """What all problems of one space share of a kernel.
+
+    Attributes
+    ----------
+    kernel : Kernel
+    init_params, tune : its functions, compiled.
+    steps : those of an ask-and-tell walk.
+    blank_info : the report before any walk, all nan.
+    counted : Counted
+    """
+
+    kernel: Kernel
+    init_params: Callable
+    tune: Callable
+    steps: drive.Steps
+    blank_info: Any
+    counted: Counted
+
+
+@functools.lru_cache(maxsize=SHAPES)
+def _kernel(settings, space, precision):
+    del precision  # of JAX just now: another one needs other functions
+    kernel, counted = settings.build(space), Counted(space.layout)
+    return KernelPrograms(
+        kernel, counted("init", kernel.init_params), counted("tune", kernel.tune), drive.steps_of(kernel, counted),
+        _blank_info(kernel, space), counted,
+    )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=SHAPES)
+def _chains(settings, space, precision):
+    """Make the kernel of chains with its functions compiled, and their `Counted`."""
+    del precision
+    kernel, counted = settings.build(space), Counted(space.layout)
+    names = ("init_params", "tune", "propose", "accept")
+    return kernel._replace(**{name: counted(name, getattr(kernel, name)) for name in names}, init=counted("start", kernel.init)), counted
+
+
+@functools.lru_cache(maxsize=SHAPES)
+def _flow(settings, space, precision):
+    """Make what the `Tools` take from a flow, the compiled prior density, and their `Counted`."""
+    del precision
+    counted = Counted(space.layout)
+    return *_of_flow(settings.build(space), counted), jax.jit(space.logprior), counted
+
+
+@functools.lru_cache(maxsize=SHAPES)
+def _coordinates(space, bounded, precision):
+    del precision
+    return with_edges(space, bounded)
+
+
+# What a run needs, for each problem -------------------------------------------------------------------------------------------
 
 
 class Engine(NamedTuple):
@@ -37,7 +115,7 @@ class Engine(NamedTuple):
     tune : (key, population, params, info) -> params.
     walk : (key, params, walkers, threshold, spent) -> Walk.
     blank_info : the report before any walk, all nan.
-    traces : how often each function was traced.
+    traces : () -> how often each function was traced so far, for whichever problem.
     layout : where they run.
     """
 
@@ -46,71 +124,60 @@ class Engine(NamedTuple):
     tune: Callable
     walk: Callable
     blank_info: Any
-    traces: Counter
+    traces: Callable
     layout: Layout
 
 
 def make_engine(problem, settings, layout=ALONE):
-    """Build the compiled functions of a `Problem` with the settings of an algorithm, once per `Layout`."""
-    return _engine(problem, settings, layout, jnp.result_type(float))
+    """Build the compiled functions of a `Problem` with the settings of an algorithm, once per `Layout`; equal problems share them."""
+    return _engine(problem, settings.kernel, layout, jnp.result_type(float))
 
 
-@functools.lru_cache(maxsize=KEPT)
-def _engine(problem, settings, layout, precision):
-    del precision  # of the user's x64 flag: another one needs other functions
-    space = problem.space()._replace(layout=layout)
-    kernel = settings.kernel.build(space)
+@functools.lru_cache(maxsize=PROBLEMS)
+def _engine(problem, kernel, layout, precision):
+    shared, own = _kernel(kernel, _space(problem, layout), precision), Counted(layout)
     evaluator = make_evaluator(problem, layout)
-    traces = Counter()
-    counted = _counting(traces, layout)
     if evaluator.inside is None:
-        walk = drive.hosted(kernel, evaluator.rows, counted)
+        walk = drive.hosted(shared.steps, evaluator.rows)
     else:
-        walk = drive.fused(kernel, evaluator.inside, counted)
-    init_params, tune = counted("init", kernel.init_params), counted("tune", kernel.tune)
-    return Engine(evaluator, init_params, tune, walk, _blank_info(kernel, space), traces, layout)
+        walk = drive.fused(shared.kernel, evaluator.inside, own)
+    blank_info = layout.placed(shared.blank_info)
+    return Engine(
+        evaluator, shared.init_params, shared.tune, walk, blank_info, lambda: shared.counted.traces + own.traces, layout
+    )  # fmt: skip
 
 
-def _counting(traces, layout):
-    """Return `Layout.compiled` for named functions whose tracings are counted."""
-
-    def counted(name, function):
-        def run(*args):
-            traces[name] += 1
-            return function(*args)
-
-        run.__name__ = name
-        return layout.compiled(run)
-
-    return counted
+def _space(problem, layout):
+    """Return the space of a problem; what is derived from its parameters is nothing to kernels and flows."""
+    return problem.space()._replace(layout=layout, n_blobs=0)
 
 
 def make_tools(problem, settings, layout=ALONE):
-    """Build the compiled functions of a `Problem` with the settings of a refine phase, once per `Layout`.
+    """Build the compiled functions of a `Problem` with the settings of a refine phase, once per `Layout`; equal problems share them.
 
     Returns
     -------
-    Tools, Counter of tracings
+    Tools, () -> how often each function was traced so far, for whichever problem
     """
-    return _tools(problem, settings, layout, jnp.result_type(float))
+    return _tools(problem, settings.kernel, settings.flow, layout, jnp.result_type(float))
 
 
-@functools.lru_cache(maxsize=KEPT)
-def _tools(problem, settings, layout, precision):
-    del precision
-    space, enter, leave, latent, bounds = with_edges(problem.space()._replace(layout=layout), problem.prior.bounded)
-    evaluator, traces = make_evaluator(problem, layout), Counter()
-    kernel, counted = settings.kernel.build(space), _counting(traces, layout)
+@functools.lru_cache(maxsize=PROBLEMS)
+def _tools(problem, kernel, flow, layout, precision):
+    space, enter, leave, latent, bounds = _coordinates(_space(problem, layout), problem.prior.bounded, precision)
+    evaluator, own = make_evaluator(problem, layout), Counted(layout)
+    moves, of_moves = _chains(kernel, space, precision)
+    init, fit, draw, roundtrip, logq, logprior, of_flow = _flow(flow, space, precision)
 
     def host(function):
         return lambda *args: np.asarray(function(*args), np.float64)
 
-    logprior = host(jax.jit(space.logprior))
+    logprior = host(logprior)
 
     def target(y):
         inside = logprior(y)
         wanted, x = np.isfinite(inside), leave(y)
-        logL, blobs = np.full(len(x), -np.inf), np.zeros((len(x), space.n_blobs))
+        logL, blobs = np.full(len(x), -np.inf), np.zeros((len(x), problem.n_blobs))
         if evaluator.inside is not None:
             logL[:], blobs[:] = evaluator.rows(x)
         elif wanted.any():
@@ -118,15 +185,9 @@ def _tools(problem, settings, layout, precision):
         reject_invalid(problem, x[wanted], logL[wanted])
         return logL, blobs, inside, int(wanted.sum())
 
-    moves = kernel._replace(
-        **{name: counted(name, getattr(kernel, name)) for name in ("init_params", "tune", "propose", "accept")},
-        init=counted("start", kernel.init),
-    )
-    trajectory = _trajectory(problem, space, latent, bounds, counted)
-    init, fit, draw, roundtrip, logq = _of_flow(settings.flow.build(space), counted)
-    return Tools(
-        init, fit, draw, host(roundtrip), host(logq), target, logprior, moves, trajectory, space.periodic, bounds, enter, leave
-    ), traces
+    trajectory = _trajectory(problem, space, latent, bounds, own)
+    tools = Tools(init, fit, draw, host(roundtrip), host(logq), target, logprior, moves, trajectory, space.periodic, bounds, enter, leave)
+    return tools, lambda: of_moves.traces + of_flow.traces + own.traces
 
 
 def _of_flow(flow, counted):
@@ -173,11 +234,11 @@ def _trajectory(problem, space, latent, bounds, counted):
 def _blank_info(kernel, space):
     """Make a report of nan in the shapes of the kernel's own."""
     x = jnp.zeros((2, space.dim))
-    walkers = Walkers(x, x[:, 0], jnp.zeros((2, space.n_blobs)), jnp.ones(2, bool), jnp.ones(()))
+    walkers = Walkers(x, x[:, 0], jnp.zeros((2, 0)), jnp.ones(2, bool), jnp.ones(()))
 
     def report(key):
         params = kernel.init_params(key, Population(x, x[:, 0]))
         return kernel.finish(kernel.init(key, params, walkers))[1]
 
     shapes = space.layout.shapes(report, jax.random.key(0))
-    return space.layout.placed(jax.tree.map(lambda leaf: np.full(leaf.shape, np.nan, leaf.dtype), shapes))
+    return jax.tree.map(lambda leaf: np.full(leaf.shape, np.nan, leaf.dtype), shapes)

@@ -138,7 +138,7 @@ def _call_rows(problem, theta):
 def _called(problem, theta):
     """Return log L (n,) and blobs (n, b) at finite theta (n, n_names), from the pool if the run has one."""
     owner, pool = _WORKERS.get()
-    if pool is None or owner is not problem or len(theta) == 0:
+    if pool is None or owner != problem or len(theta) == 0:
         return problem.call_rows(theta)
     parts = np.array_split(theta, min(pool.n_workers, len(theta))) if problem.vectorized else list(theta)
     try:

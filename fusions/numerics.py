@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import math
+import types
 from contextvars import ContextVar
 
 import jax
@@ -42,6 +43,13 @@ def in_double(function):
             return jax.tree.map(lambda leaf: np.asarray(leaf) if isinstance(leaf, jax.Array) else leaf, function(*args, **kwargs))
 
     return wrapped
+
+
+def identity_of(function):
+    """Return what tells a function from others: methods are the same if their objects and functions are."""
+    if isinstance(function, types.MethodType):
+        return id(function.__self__), function.__func__
+    return id(function)
 
 
 def least_width(dtype):

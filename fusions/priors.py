@@ -7,7 +7,7 @@ Internal coordinates x: a standard normal latent for an ordinary one-dimensional
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import jax
@@ -38,7 +38,7 @@ from fusions.distributions import (
     uniform,
 )
 from fusions.errors import PriorError
-from fusions.numerics import drawn, in_chunks, in_double, on_host
+from fusions.numerics import drawn, identity_of, in_chunks, in_double, on_host
 
 __all__ = [
     "Block", "Distribution", "Prior", "beta", "cauchy", "check_names", "cosine", "delta", "exponential",
@@ -49,7 +49,37 @@ __all__ = [
 
 LOG_2PI = math.log(2 * math.pi)
 ROWS = 128  # points mapped to parameters at once, always in batches of this shape: a row has the same digits wherever it stands
+KEPT = 16  # priors whose compiled functions are kept
 HOPELESS_DRAWS = 100_000  # draws without one allowed point, after which a constraint is refused
+
+
+@dataclass(frozen=True)
+class StandardDensity:
+    """ln of the density of coordinates that are standard normal, or uniform on the circle: (..., d) -> (...,).
+
+    Attributes
+    ----------
+    periodic : d flags, True for angles.
+    """
+
+    periodic: tuple[bool, ...]
+
+    def __call__(self, x: Any) -> Any:
+        """Return the log density at x (..., d) [nats]; -inf where a coordinate is not finite."""
+        terms = jnp.where(np.array(self.periodic), jnp.full_like(x, -LOG_2PI), -0.5 * x * x - 0.5 * LOG_2PI)
+        return jnp.where(jnp.all(jnp.isfinite(x), axis=-1), jnp.sum(terms, axis=-1), -jnp.inf)
+
+
+@dataclass(frozen=True)
+class Density:
+    """ln of the density of a prior in its internal coordinates, renormalised on the part exp(log_mass) that is allowed: (n, d) -> (n,)."""
+
+    prior: "Prior"
+    log_mass: float
+
+    def __call__(self, x: Any) -> Any:
+        """Return the log density at x (n, d) [nats]."""
+        return jax.vmap(self.prior.log_prob)(x) - self.log_mass
 
 
 @dataclass(frozen=True, eq=False, init=False, repr=False)
@@ -117,9 +147,24 @@ class Prior:
         words += [f"{k}={getattr(f, '__qualname__', type(f).__name__)}" for k, f in extra if f is not None]
         return f"Prior({', '.join(words)})"
 
-    def __getstate__(self) -> Mapping[str, Any]:
-        """Return what is copied and pickled: not the compiled functions."""
-        return {name: value for name, value in self.__dict__.items() if name != "_compiled"}
+    def __eq__(self, other: object) -> bool:
+        """Tell whether another prior is made of equal distributions and blocks and the same functions."""
+        return isinstance(other, Prior) and self._key == other._key
+
+    def __hash__(self) -> int:
+        """Return the same for equal priors."""
+        return hash(self._key)
+
+    @property
+    def _key(self) -> tuple[Any, ...]:
+        return self.blocks, identity_of(self.transform), identity_of(self.constraint)
+
+    @property
+    def density(self) -> StandardDensity | Density:
+        """The log density in internal coordinates, (n, d) -> (n,), unconstrained; equal for priors of equal densities."""
+        if self.constraint is None and all(block.log_prob is None for block in self.blocks):
+            return StandardDensity(self.periodic)
+        return Density(self, 0.0)
 
     @property
     def dim(self) -> int:
@@ -141,12 +186,6 @@ class Prior:
             straight = [block.log_prob is None and not angle for angle in block.periodic]
             flags += [line and _ends(block, part[i]) for line, i in zip(straight, columns, strict=True)]
         return tuple(flags)
-
-    @cached_property
-    def _compiled(self) -> dict[str, Callable]:
-        """Compiled functions of rows (n, d), kept as long as the prior is."""
-        functions = {"front": partial(_front, self), "theta": self.theta, "allowed": partial(_allowed, self)}
-        return {name: jax.jit(jax.vmap(function)) for name, function in functions.items()}
 
     @in_double
     def theta(self, x: Any) -> Any:
@@ -276,10 +315,17 @@ def _finish(prior: Prior, front: Any) -> dict[str, Any]:
     return values
 
 
+@lru_cache(maxsize=KEPT)
+def _compiled(prior: Prior) -> dict[str, Callable]:
+    """Make the compiled functions of rows (n, d) that equal priors share."""
+    functions = {"front": partial(_front, prior), "theta": prior.theta, "allowed": partial(_allowed, prior)}
+    return {name: jax.jit(jax.vmap(function)) for name, function in functions.items()}
+
+
 def _rows_of(prior: Prior, name: str, x: Any) -> np.ndarray:
     """Return a compiled function of the prior at points x (n, d), in NumPy, in batches of `ROWS`; empty for no point."""
     x = np.asarray(_floating(x))
-    parts = [rows for (rows,) in in_chunks(lambda rows: (np.asarray(prior._compiled[name](rows)),), x, ROWS)]
+    parts = [rows for (rows,) in in_chunks(lambda rows: (np.asarray(_compiled(prior)[name](rows)),), x, ROWS)]
     return np.concatenate(parts) if parts else np.empty(0)
 
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fusions.errors import LikelihoodError, ProblemError, advice_on
-from fusions.numerics import in_double, precision_of
-from fusions.priors import Prior, check_names
+from fusions.numerics import identity_of, in_double, precision_of
+from fusions.priors import Density, Prior, check_names
 from fusions.types import Space
 
 N_COMPARED = 8  # draws from the prior at which a compiled likelihood is compared with the user's own function
@@ -68,6 +68,19 @@ class Problem:
         _set(self, blobs=_check_blobs(self), labels=_check_labels(self))
         _set(self, traceable=_find_traceable(self))
 
+    def __eq__(self, other: object) -> bool:
+        """Tell whether another problem has an equal prior and the same likelihood, called alike; labels do not count."""
+        return isinstance(other, Problem) and self._key == other._key
+
+    def __hash__(self) -> int:
+        """Return the same for equal problems."""
+        return hash(self._key)
+
+    @property
+    def _key(self) -> tuple[Any, ...]:
+        forms = self.blobs, self.array, self.vectorized, self.traceable, self.noisy
+        return self.prior, identity_of(self.loglikelihood), *forms
+
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the parameters, then of the blobs."""
@@ -97,8 +110,7 @@ class Problem:
     def space(self) -> Space:
         """Return the internal coordinates, with the log density over rows (n, d) -> (n,) of the prior, renormalised on what is allowed."""
         prior, (log_mass, _) = self.prior, self.constraint_logmass
-        density = jax.vmap(prior.log_prob)
-        return Space(prior.dim, prior.periodic, (lambda x: density(x) - log_mass) if log_mass else density, self.n_blobs)
+        return Space(prior.dim, prior.periodic, Density(prior, log_mass) if log_mass else prior.density, self.n_blobs)
 
     def call_one(self, theta: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return log L () and blobs (b,) at theta (n_names,), inside JAX code."""

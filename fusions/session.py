@@ -71,7 +71,7 @@ class Session:
         self.identity = resume.identity(problem, algorithm, key) if folder is not None else None
         self.algorithm, self.enough = settled(algorithm, problem, refine)
         self.engine, self.ledger = make_engine(problem, self.algorithm, layout), Ledger()
-        self.n_compiled = -sum(self.engine.traces.values())
+        self.n_compiled = -self.engine.traces().total()
         self.k_begin, self.k_loop, self.k_refine = jax.random.split(jax.random.key(key), 3)
         self.mark, self.probe, self.rate, self.refined, self.cut = None, None, 0.0, None, False
         self.failure, self.notes, self.trouble, self.final = None, [], None, None
@@ -198,7 +198,7 @@ class Session:
         """
         start, before, budget = time.perf_counter(), self.ledger.seconds["refine"], self._budget(limits)
         tools, traces = make_tools(self.problem, self.refine, self.layout)
-        n_traced, found = sum(traces.values()), None
+        n_traced, found = traces().total(), None
 
         def expired():
             left = self.cut or limits.expired() or (self.team.size > 1 and self.signals.received is not None)
@@ -216,7 +216,7 @@ class Session:
                 settings = self.refine, tools, points, self.algorithm.cost
                 found = refinement.refine(self.k_refine, rng, *settings, budget, self._most(limits), spent, expired)
         self.ledger.seconds["refine"] = before + time.perf_counter() - start
-        self.n_compiled += sum(traces.values()) - n_traced
+        self.n_compiled += traces().total() - n_traced
         self.refined = self._refined_fields(found, tools.leave) if found is not None else None
 
     def spare(self, error):
@@ -424,7 +424,7 @@ class Session:
             level_trace=trace,
             n_calls=ledger.n_calls,
             seconds=ledger.clocks(),
-            n_compilations=sum(self.engine.traces.values()) + self.n_compiled,
+            n_compilations=self.engine.traces().total() + self.n_compiled,
             constraint_logmass=problem.constraint_logmass,
             info=info,
             **(self.refined or {}),

@@ -16,6 +16,7 @@ from fusions.algorithms.chains import (
     WARM_UP,
     Chains,
     _between,
+    _come_in,
     _drift,
     chains_for,
     run_chains,
@@ -79,7 +80,7 @@ def test_chains_count_their_calls_and_compile_once(mixture):
     _, _, chains, spent, traces = mixture
     assert sum(spent) == chains.n_calls <= chains.n_moves * len(chains.fold)
     assert chains.x.shape == (KEPT, chains_for(3, 400_000), 3)
-    assert traces["propose"] == traces["tune"] == 1
+    assert traces()["propose"] == traces()["tune"] == 1
     assert chains.settled
 
 
@@ -219,7 +220,7 @@ def test_chains_that_do_not_mix_get_trajectories_if_there_is_a_gradient(monkeypa
     assert sum(spent) == chains.n_calls <= calls
     assert (chains.n_trajectories > PILOTS) == smooth
     assert abs(last.mean() - 0.818) < 3 * 1.2 / np.sqrt(len(last)) or not smooth  # its exact mean and standard deviation
-    assert traces["trajectory"] == 1 or not smooth
+    assert traces()["trajectory"] == 1 or not smooth
 
 
 def test_budget_is_kept(plane):
@@ -248,3 +249,20 @@ def test_thinned_places_are_far_apart():
     few, many = (Chains(x, x[..., 0], np.arange(2), n, 0, 0, 0.0, settled=True).thinned() for n in (20, 10_000))
     assert few.x[:, 0, 0].tolist() == [KEPT - 1]
     assert len(many.x) == KEPT
+
+
+def test_chains_that_never_came_in_start_again():
+    """Those where the posterior has no mass are put on points of it, in their own fold; a high one that no point has seen stays."""
+    rng = np.random.default_rng(0)
+    logL = np.concatenate([np.full(500, -1e8), -rng.exponential(size=500)])
+    logw = np.where(logL > -1e7, logL, -np.inf) - 10.0
+    points = Points(rng.normal(size=(1000, 2)), logL, np.arange(1000) % 2, logw, 0.0)
+    x, now = rng.normal(size=(64, 2)), -rng.exponential(size=64)
+    now[5], now[6], now[7] = -1e8, -1e5, 40.0
+    moved, logL_moved = _come_in(rng, points, x, now)
+    assert np.flatnonzero((moved != x).any(axis=1)).tolist() == np.flatnonzero(logL_moved != now).tolist() == [5, 6]
+    for chain in (5, 6):
+        source = int(np.flatnonzero((points.x == moved[chain]).all(axis=1))[0])
+        assert (source % 2, logL[source]) == (chain % 2, logL_moved[chain])
+        assert np.isfinite(logw[source])
+    assert _come_in(rng, points, moved, logL_moved)[0] is moved

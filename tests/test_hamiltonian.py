@@ -47,7 +47,7 @@ def test_trajectories_keep_the_posterior(cut):
         x = y
     for column, other in zip(x.T, others.T, strict=True):
         assert kstest(column, other).pvalue > 1e-3
-    assert traces["trajectory"] == 1
+    assert traces()["trajectory"] == 1
 
 
 def test_short_steps_conserve_the_energy(cut):

@@ -123,8 +123,8 @@ def make_runs(loglikelihood, *, traceable):
     loglikelihood.n_calls = 0
     first = run(problem, CYCLE)
     n_counted, traces = loglikelihood.n_calls, make_engine(problem, CYCLE).traces
-    traces_first = dict(traces)
-    return Runs(first, run(problem, CYCLE), run(problem, CYCLE, key=1), traces_first, dict(traces), n_counted)
+    traces_first = dict(traces())
+    return Runs(first, run(problem, CYCLE), run(problem, CYCLE, key=1), traces_first, dict(traces()), n_counted)
 
 
 @pytest.fixture(scope="module")

@@ -16,13 +16,14 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from fusions.numerics import on_circles, systematic_resample
+from fusions.numerics import normalised, on_circles, systematic_resample
 from fusions.types import Population, Walkers
 
 CHAINS_PER_DIM, FEWEST, MOST = 32, 64, 256  # chains
 SWEEP = 8  # moves between two fits of the kernel, later this share of all moves so far
 KEPT = 16  # places in the last third of each chain that are kept
 WARM_UP = 32  # moves with kernels that are tuned on all chains, not in the last two thirds of any
+NOWHERE = 1e-9  # part of the posterior at lower likelihoods than a chain has after these, below which it starts again
 REMEMBERED = 1024  # places of each chain in memory; from there on every second one
 ROWS = 4096  # points that the kernel is fitted to
 NESTED_ROWS = 1024  # of these from the nested run, so that no mode is forgotten
@@ -181,6 +182,8 @@ def run_chains(key, rng, tools, points, starts, held, sure, budget, most, spent,
             spent(n_calls)
             used, made = used + n_calls, made + 1
             record.add(x, logL)
+        if made == WARM_UP:
+            x, logL = _come_in(rng, points, x, logL)
         if trajectories is not None:
             x, logL, n_calls = trajectories.move(jax.random.fold_in(k_loop, made - 1), x)  # sweeps are longer than one move
             spent(n_calls)
@@ -210,6 +213,20 @@ def _started(rng, points, starts, n_chains):
         pick = np.flatnonzero((points.fold == f) & np.isfinite(starts))
         start[fold == f] = pick[systematic_resample(rng, starts[pick], n_chains // 2)]
     return fold, points.x[start], points.logL[start]
+
+
+def _come_in(rng, points, x, logL):
+    """Let chains at x (c, d) that are still where there is no posterior start again from points of it.
+
+    A move to an independent place above the own likelihood comes in by one nat of volume: those that started tens of nats out never do.
+    """
+    order = np.argsort(points.logL, kind="stable")
+    below = np.append(0.0, np.cumsum(np.exp(normalised(points.logw[order]))))
+    lost = below[np.searchsorted(points.logL[order], logL, side="right")] < NOWHERE
+    if not lost.any():
+        return x, logL
+    _, start_x, start_logL = _started(rng, points, points.logw, len(x))
+    return np.where(lost[:, None], start_x, x), np.where(lost, start_logL, logL)
 
 
 def _tuned(key, rng, kernel, points, places, params, *, alone):

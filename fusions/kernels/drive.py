@@ -127,16 +127,46 @@ def fused(kernel, inside, compiled) -> Callable:
     return walk
 
 
-def hosted(kernel, rows, compiled) -> Callable:
+class Steps(NamedTuple):
+    """The functions of a kernel that an ask-and-tell walk calls, under jit.
+
+    Attributes
+    ----------
+    init, accept, finish : as in `Kernel`.
+    propose : (key, i, state) -> state, x (c, d), wanted (c,) at iteration i.
+    done : state -> whether all chains have finished.
+    """
+
+    init: Callable
+    propose: Callable
+    accept: Callable
+    done: Callable
+    finish: Callable
+
+
+def steps_of(kernel, compiled) -> Steps:
+    """Compile what an ask-and-tell walk calls; it knows no likelihood.
+
+    Parameters
+    ----------
+    kernel : Kernel
+    compiled : (name, function) -> the function under jit.
+    """
+    return Steps(
+        compiled("init_walk", kernel.init),
+        compiled("walk", lambda key, i, s: kernel.propose(jax.random.fold_in(key, i), s)),
+        compiled("accept", kernel.accept),
+        compiled("done", lambda s: jnp.all(kernel.done(s))),
+        compiled("finish", kernel.finish),
+    )
+
+
+def hosted(steps, rows) -> Callable:
     """Make a walk (key, params, walkers, threshold, spent) -> Walk around a black-box likelihood.
 
     Only the rows that pass the tests before the likelihood are evaluated; contours are compared in float64.
     """
-    init = compiled("init_walk", kernel.init)
-    propose = compiled("walk", lambda key, i, s: kernel.propose(jax.random.fold_in(key, i), s))
-    accept = compiled("accept", kernel.accept)
-    done = compiled("done", lambda s: jnp.all(kernel.done(s)))
-    finish = compiled("finish", kernel.finish)
+    init, propose, accept, done, finish = steps
 
     def walk(key, params, walkers, threshold, spent=lambda n_calls: None):
         k_init, k_walk, k_trail = jax.random.split(key, 3)
