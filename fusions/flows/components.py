@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fusions.flows.path import wrap
-from fusions.numerics import draw_columns, drawn
+from fusions.numerics import normal_from, pick_columns, pick_rows, uniforms
 
 CANDIDATES = 4  # rows tried for each new centre
 MOST_TURN = 1 / (2 * np.pi)  # standard deviation of a component along an angle, in turns; wider ones would wind more than once
@@ -82,9 +82,8 @@ def mixture_logprob(base, y, period, periodic):
 
 def draw_mixture(key, base, n):
     """Draw n points (n, d) of a mixture; angles are not wrapped."""
-    k_component, k_normal = jax.random.split(key)
-    k = draw_columns(k_component, jnp.broadcast_to(base.logweights, (n, len(base.logweights))))
-    return spread_out(base, k, drawn(jax.random.normal, k_normal, (n, base.means.shape[1]), base.means.dtype))
+    u, noise = uniforms(key, base.means.dtype, (n,), (2, n, base.means.shape[1]))
+    return spread_out(base, pick_columns(u, base.logweights), normal_from(noise))
 
 
 def mixed(*parts):
@@ -131,17 +130,17 @@ def far_points(key, y, weights, k, period):
     def squared(row):
         return jnp.sum(wrap(y - row, period) ** 2, axis=1)
 
-    def choose(distance, key_i):
-        tried = y[jax.random.categorical(key_i, jnp.log(weights * distance + 1e-30), shape=(CANDIDATES,))]
+    def choose(distance, u):
+        tried = y[pick_rows(u, jnp.cumsum(weights * distance + 1e-30))]
         left = jnp.minimum(distance, jax.vmap(squared)(tried))
         total = left @ weights
         best = jnp.argmin(total)
         return left[best], (tried[best], total[best])
 
-    k_first, k_more = jax.random.split(key)
-    first = y[jax.random.categorical(k_first, jnp.log(weights + 1e-30))]
+    u_first, u_more = uniforms(key, y.dtype, (), (k - 1, CANDIDATES))
+    first = y[pick_rows(u_first, jnp.cumsum(weights))]
     distance = squared(first)
-    rows, totals = jax.lax.scan(choose, distance, jax.random.split(k_more, k - 1))[1]
+    rows, totals = jax.lax.scan(choose, distance, u_more)[1]
     return jnp.concatenate([first[None], rows]), jnp.append(distance @ weights, totals) / jnp.sum(weights)
 
 

@@ -19,6 +19,7 @@ from fusions.flows import coupling, transport
 from fusions.flows.base import Flow, sample
 from fusions.flows.cnf import CNF
 from fusions.flows.matching import whiten
+from fusions.flows.network import PRECISION
 from fusions.types import Space
 
 N = 512
@@ -121,6 +122,7 @@ def turns_removed(delta, period):
 def test_signatures(name):
     """Signatures are law: key first, state second."""
     expected = {"init": ["key"], "fit": ["key", "state", "x", "weights"], "push": ["state", "z"], "pull": ["key", "state", "x"]}
+    expected |= {"move": ["key", "state", "points", "backward"]}
     settings, periodic = TABLE[name]
     flow = settings.build(make_space(periodic))
     assert isinstance(flow, Flow)
@@ -145,8 +147,9 @@ def test_dtype_and_shapes(name, dtype):
     assert signature(fitted) == signature(state)
     assert signature(out) == (((((8, d), np.dtype(dtype)), ((8,), np.dtype(dtype))),) * 2)
     assert signature(tuple(info)) == (((), np.dtype(dtype)),) * 3
-    floats = [a.dtype for a in jax.tree.leaves(state) if jnp.issubdtype(a.dtype, jnp.floating)]
-    assert set(floats) == {np.dtype(dtype)}
+    learned = jax.tree.leaves((state.params, state.ema_params, state.opt_state))
+    assert {a.dtype for a in learned if jnp.issubdtype(a.dtype, jnp.floating)} == {np.dtype(PRECISION)}
+    assert state.shift.dtype == state.scale.dtype == dtype
 
 
 @every
@@ -189,10 +192,10 @@ def test_logq_is_base_minus_jacobian(name):
 
 
 def grid(c, n):
-    """Lay a grid over the flow: circles whole, lines to well beyond the points; returns points (n**d, d) and the cell's volume."""
+    """Lay a grid over the flow: circles whole, lines to far beyond the points; returns points (n**d, d) and the cell's volume."""
     axes, cell = [], 1.0
     for i, circle in enumerate(c.space.periodic):
-        centre, width = float(c.state.shift[i]), 8.0 * float(jnp.linalg.norm(c.state.scale[i]))
+        centre, width = float(c.state.shift[i]), 16.0 * float(jnp.linalg.norm(c.state.scale[i]))
         low, high = (-np.pi, np.pi) if circle else (centre - width, centre + width)
         axes.append(low + (high - low) * (np.arange(n) + 0.5) / n)
         cell *= (high - low) / n
@@ -204,7 +207,7 @@ def grid(c, n):
 def test_density_integrates_to_one(name):
     """The trained density, summed over a grid, is 1 within 1e-3."""
     c = case(name)
-    x, cell = grid(c, 1500 if c.space.dim == 1 else 160)
+    x, cell = grid(c, 3000 if c.space.dim == 1 else 320)
     _, logq = c.pull(jax.random.key(0), c.state, x)
     q = np.exp(np.asarray(logq, np.float64))
     assert abs(q.sum() * cell - 1) < 1e-3
