@@ -132,7 +132,7 @@ def hosted(kernel, rows, compiled) -> Callable:
 
     Only the rows that pass the tests before the likelihood are evaluated; contours are compared in float64.
     """
-    init = compiled("init_walk", kernel.init)
+    init = compiled("init_walk", lambda key, k_trail, params, walkers: (kernel.init(key, params, walkers), trail_slots(k_trail)))
     propose = compiled("walk", lambda key, i, s: kernel.propose(jax.random.fold_in(key, i), s))
     accept = compiled("accept", kernel.accept)
     done = compiled("done", lambda s: jnp.all(kernel.done(s)))
@@ -140,8 +140,8 @@ def hosted(kernel, rows, compiled) -> Callable:
 
     def walk(key, params, walkers, threshold, spent=lambda n_calls: None):
         k_init, k_walk, k_trail = jax.random.split(key, 3)
-        slots = np.asarray(trail_slots(k_trail))
-        s = init(k_init, params, walkers)
+        s, slots = init(k_init, k_trail, params, walkers)
+        slots = np.asarray(slots)
         logL, blobs = np.array(walkers.loglikelihood, np.float64), np.array(walkers.blobs, np.float64)
         moved = np.zeros(logL.shape, bool)
         trail_x = np.repeat(np.asarray(walkers.x)[None], TRAIL, axis=0)
