@@ -15,6 +15,7 @@ from jax.custom_batching import custom_vmap
 PRECISIONS = ("double", "single")
 _enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64  # before jax 0.8
 _precision: ContextVar = ContextVar("precision", default=None)  # of the call that goes on
+GOLDEN = 0.5 * (math.sqrt(5) - 1)
 CALLBACK_BYTES = 65_536  # of rows handed to the host at once; over 100 kB JAX copies them in a thread that the callback may be blocking
 
 
@@ -111,12 +112,12 @@ def pick_rows(points, edges):
     return jnp.clip(jnp.searchsorted(edges, points * edges[-1], side="right"), 0, len(edges) - 1)
 
 
-def draw_rows(key, weights, n):
-    """Draw n row indices with probability proportional to weights (m,), stratified, in random order; inside jit."""
-    k_order, k_offset = jax.random.split(key)
-    strata = jax.random.permutation(k_order, n).astype(weights.dtype)
-    points = (strata + jax.random.uniform(k_offset, (n,), weights.dtype)) / n
-    return pick_rows(points, jnp.cumsum(weights))
+def scattered(u, n):
+    """Scatter n points evenly over [0, 1), neighbours in the list far apart; u (), uniform, makes each of them uniform.
+
+    A Kronecker sequence of the golden ratio with a random shift: points and their place in the list fill the square evenly too.
+    """
+    return (u + GOLDEN * jnp.arange(n, dtype=u.dtype)) % 1
 
 
 def drawn(draw, key, shape, *args, **options):
@@ -127,9 +128,26 @@ def drawn(draw, key, shape, *args, **options):
     return draw(key, (math.prod(shape),), *args, **options).reshape(shape)
 
 
-def draw_columns(key, logits):
-    """Draw a column for each row of logits (n, k), which need not be normalised; returns (n,), inside jit."""
-    return jnp.argmax(logits + drawn(jax.random.gumbel, key, logits.shape, logits.dtype), axis=1)
+def uniforms(key, dtype, *shapes):
+    """Draw arrays of uniform numbers between 0 and 1, both excluded, for use inside jit.
+
+    All come from one row of numbers: XLA takes a sixth of a second to compile each draw, and longer for rows of ten numbers or so.
+    """
+    ends = np.cumsum([math.prod(shape) for shape in shapes])
+    row = jax.random.uniform(key, (ends[-1],), dtype) + 0.5 * jnp.finfo(dtype).eps
+    return [part.reshape(shape) for part, shape in zip(jnp.split(row, ends[:-1]), shapes, strict=True)]
+
+
+def normal_from(pair):
+    """Turn uniform numbers (2, ...) into normal ones (...) (Box & Muller 1958, doi:10.1214/aoms/1177706645)."""
+    return jnp.sqrt(-2 * jnp.log(pair[0])) * jnp.cos(2 * np.pi * pair[1])
+
+
+def pick_columns(u, logits):
+    """Pick a column for each row of logits (..., k), which need not be normalised, from uniform numbers u (...); returns (...)."""
+    p = jax.nn.softmax(logits, axis=-1)
+    edges = p @ jnp.triu(jnp.ones((p.shape[-1],) * 2, p.dtype))
+    return jnp.sum(edges[..., :-1] < u[..., None] * edges[..., -1:], axis=-1)
 
 
 def on_host(function, row, dtype):

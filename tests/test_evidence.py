@@ -6,10 +6,19 @@ import numpy as np
 import pytest
 from ledgers import gaussian_ball, half_zero, make_result, nested_run, wedding_cake
 from scipy.special import logsumexp as reference_logsumexp
-from scipy.stats import kstest, uniform
+from scipy.stats import kstest, norm, uniform
 
 from fusions.evidence import Running, _moments, death_order, evaluate_ledger, insertion_uniforms, shell_weights
-from fusions.numerics import draw_columns, drawn, effective_sample_size, logsumexp, systematic_resample
+from fusions.numerics import (
+    drawn,
+    effective_sample_size,
+    logsumexp,
+    normal_from,
+    pick_columns,
+    scattered,
+    systematic_resample,
+    uniforms,
+)
 
 SEEDS = range(40)
 
@@ -225,12 +234,41 @@ def test_systematic_resampling_is_within_one_of_expectation():
     assert np.all(counts[:5] == 0)
 
 
-def test_columns_are_drawn_with_their_probabilities():
+def test_columns_are_picked_with_their_probabilities():
     p = np.array([[0.5, 0.3, 0.2], [0.0, 0.9, 0.1]])
     n = 20_000
-    column = np.asarray(draw_columns(jax.random.key(3), jnp.log(jnp.asarray(p)).repeat(n, axis=0))).reshape(2, n)
+    (u,) = uniforms(jax.random.key(3), jnp.float32, (2 * n,))
+    column = np.asarray(pick_columns(u, jnp.log(jnp.asarray(p)).repeat(n, axis=0))).reshape(2, n)
     shares = np.array([np.bincount(row, minlength=3) for row in column]) / n
     assert np.all(np.abs(shares - p) <= 4 * np.sqrt(p * (1 - p) / n))
+
+
+def test_uniform_numbers_lie_between_their_ends():
+    """Rounding never gives 0 or 1, whose logarithms or their negatives would be infinite, in any part of the row."""
+    u, v, w = uniforms(jax.random.key(4), jnp.float32, (1_000_000,), (), (30, 2))
+    assert [part.shape for part in (u, v, w)] == [(1_000_000,), (), (30, 2)]
+    assert 0 < u.min() < 1e-5
+    assert 1 - 1e-5 < u.max() < 1
+    assert kstest(np.asarray(u[::20], np.float64), uniform(0, 1).cdf).pvalue > 1e-3
+
+
+def test_normal_numbers_are_normal_and_independent():
+    pairs = uniforms(jax.random.key(5), jnp.float32, (2, 20_000, 2))[0]
+    x = np.asarray(normal_from(pairs), np.float64)
+    assert kstest(x.ravel(), norm.cdf).pvalue > 1e-3
+    assert abs(np.corrcoef(x.T)[0, 1]) < 4 / np.sqrt(len(x))
+    assert abs(np.corrcoef(x[:-1, 0], x[1:, 0])[0, 1]) < 4 / np.sqrt(len(x))
+
+
+def test_scattered_points_are_uniform_and_cover_the_interval():
+    """Each point is uniform over random shifts; any run of neighbours leaves no gap wider than 2.7 / n."""
+    shifts = jnp.asarray(np.random.default_rng(0).random(4000), jnp.float32)
+    points = np.asarray(jax.vmap(lambda u: scattered(u, 50))(shifts), np.float64)
+    assert np.all((points >= 0) & (points < 1))
+    assert kstest(points[:, 7], uniform(0, 1).cdf).pvalue > 1e-3
+    for part in (points[0], points[0, 20:]):
+        ordered = np.sort(part)
+        assert np.max(np.diff(np.append(ordered, ordered[0] + 1))) < 2.7 / len(part)
 
 
 def test_numbers_drawn_as_one_row_have_the_shape_and_the_law():

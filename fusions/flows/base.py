@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from fusions.numerics import normal_from, uniforms
 from fusions.types import Array
 
 
@@ -49,18 +50,16 @@ class Flow(NamedTuple):
     fit : (key, state, x (n, d), weights (n,)) -> (FlowState, FitInfo).
     push : (state, z (n, d)) -> (x (n, d), logq (n,)); logq is the density of x [nats].
     pull : (key, state, x (n, d)) -> (z (n, d), logq (n,)); the key draws the winding number of angles.
+    move : (key, state, x or z (n, d), backward ()) -> what pull gives if backward, else what push gives: one compiled solve for both.
     """
 
     init: Callable[..., FlowState]
     fit: Callable[..., tuple[FlowState, FitInfo]]
     push: Callable[..., tuple[Array, Array]]
     pull: Callable[..., tuple[Array, Array]]
+    move: Callable[..., tuple[Array, Array]]
 
 
 def sample(flow, key, state, n, dim):
     """Draw n points from the flow; returns (x (n, d), logq (n,))."""
-    import jax
-
-    from fusions.numerics import drawn
-
-    return flow.push(state, drawn(jax.random.normal, key, (n, dim), state.shift.dtype))
+    return flow.push(state, normal_from(*uniforms(key, state.shift.dtype, (2, n, dim))))

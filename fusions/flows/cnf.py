@@ -24,13 +24,6 @@ def features(space, y, period):
     return jnp.concatenate([columns, jnp.cos(sigma * y)[:, np.flatnonzero(space.periodic)]], axis=-1)
 
 
-def first_params(key, net, space):
-    """Initialise the network."""
-    like = jnp.zeros((1, space.dim), jnp.zeros(()).dtype)
-    period = jnp.where(jnp.array(space.periodic), 2.0, jnp.inf).astype(like.dtype)
-    return net.init(key, features(space, like, period), like[:, 0])
-
-
 def coordinates(space):
     """Make the functions that flows on whitened coordinates share.
 
@@ -74,7 +67,7 @@ class CNF:
 
     def build(self, space) -> Flow:
         """Make the flow's functions for a `Space`."""
-        net = network.VelocityField(space.dim, self.width, self.depth)
+        net = network.make_network(space.dim + sum(space.periodic), space.dim, self.width, self.depth)
         circle = jnp.array(space.periodic)
         period_of, whitened = coordinates(space)
 
@@ -100,7 +93,7 @@ class CNF:
 
         def init(key):
             dtype = jnp.zeros(()).dtype
-            params = first_params(key, net, space)
+            params = net.init(key)
             opt_state = matching.optimiser(self.training).init(params)
             scale = jnp.where(circle, jnp.pi, 1.0).astype(dtype)
             return FlowState(params, params, opt_state, jnp.zeros(space.dim, dtype), jnp.diag(scale))
@@ -121,17 +114,18 @@ class CNF:
             )
             return FlowState(*learned, shift, scale), info
 
-        def push(state, z):
+        def move(key, state, points, backward):
             period = period_of(state)
-            y0 = wrap(z, period)
-            y1, logdet = solve(state, y0, period, backward=False)
-            x = space.wrap(state.shift + y1 @ state.scale.T)
-            return x, logq(state, y0, logdet, period)
+            start = jnp.where(backward, whitened(state, points), wrap(points, period))
+            end, logdet = solve(state, start, period, backward=backward)
+            y0 = jnp.where(backward, wrap(end, period), start)
+            x = space.wrap(state.shift + end @ state.scale.T)
+            return jnp.where(backward, unwind(key, y0, period, space.periodic), x), logq(state, y0, logdet, period)
+
+        def push(state, z):
+            return move(jax.random.key(0), state, z, backward=False)
 
         def pull(key, state, x):
-            period = period_of(state)
-            y0, logdet = solve(state, whitened(state, x), period, backward=True)
-            y0 = wrap(y0, period)
-            return unwind(key, y0, period, space.periodic), logq(state, y0, logdet, period)
+            return move(key, state, x, backward=True)
 
-        return Flow(init, fit, push, pull)
+        return Flow(init, fit, push, pull, move)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fusions.flows.path import wrap
-from fusions.numerics import draw_columns, drawn
+from fusions.numerics import normal_from, pick_columns, pick_rows, uniforms
 
 CANDIDATES = 4  # rows tried for each new centre
 MOST_TURN = 1 / (2 * np.pi)  # standard deviation of a component along an angle, in turns; wider ones would wind more than once
@@ -56,6 +56,12 @@ def spread_out(base, k, z):
     return base.means[k] + jnp.einsum("nij,nj->ni", base.factors[k], z)
 
 
+def log_parts(base, y, period):
+    """Return ln of the part (n, k) of each component in the density at y (n, d), but for a constant; nearest turn of angles only."""
+    z = standardised(inverse_factors(base), base, y, period)
+    return base.logweights - 0.5 * jnp.sum(z**2, axis=-1) - log_volume(base)
+
+
 def log_shares(base, z, soft=1.0):
     """Return ln of the share (n, k) of each component at points expressed in their units, nearest turn of angles only."""
     return jax.nn.log_softmax(base.logweights - 0.5 * jnp.sum(z**2, axis=-1) / soft - log_volume(base), axis=1)
@@ -82,9 +88,8 @@ def mixture_logprob(base, y, period, periodic):
 
 def draw_mixture(key, base, n):
     """Draw n points (n, d) of a mixture; angles are not wrapped."""
-    k_component, k_normal = jax.random.split(key)
-    k = draw_columns(k_component, jnp.broadcast_to(base.logweights, (n, len(base.logweights))))
-    return spread_out(base, k, drawn(jax.random.normal, k_normal, (n, base.means.shape[1]), base.means.dtype))
+    u, noise = uniforms(key, base.means.dtype, (n,), (2, n, base.means.shape[1]))
+    return spread_out(base, pick_columns(u, base.logweights), normal_from(noise))
 
 
 def mixed(*parts):
@@ -131,17 +136,17 @@ def far_points(key, y, weights, k, period):
     def squared(row):
         return jnp.sum(wrap(y - row, period) ** 2, axis=1)
 
-    def choose(distance, key_i):
-        tried = y[jax.random.categorical(key_i, jnp.log(weights * distance + 1e-30), shape=(CANDIDATES,))]
+    def choose(distance, u):
+        tried = y[pick_rows(u, jnp.cumsum(weights * distance + 1e-30))]
         left = jnp.minimum(distance, jax.vmap(squared)(tried))
         total = left @ weights
         best = jnp.argmin(total)
         return left[best], (tried[best], total[best])
 
-    k_first, k_more = jax.random.split(key)
-    first = y[jax.random.categorical(k_first, jnp.log(weights + 1e-30))]
+    u_first, u_more = uniforms(key, y.dtype, (), (k - 1, CANDIDATES))
+    first = y[pick_rows(u_first, jnp.cumsum(weights))]
     distance = squared(first)
-    rows, totals = jax.lax.scan(choose, distance, jax.random.split(k_more, k - 1))[1]
+    rows, totals = jax.lax.scan(choose, distance, u_more)[1]
     return jnp.concatenate([first[None], rows]), jnp.append(distance @ weights, totals) / jnp.sum(weights)
 
 
@@ -152,13 +157,14 @@ def equal_components(centres, spread):
     return Components(jnp.full(k, -jnp.log(k), dtype), centres, jnp.tile(width * jnp.eye(d, dtype=dtype), (k, 1, 1)))
 
 
-def improve(base, y, weights, period):
-    """Do one step of expectation maximisation on weighted rows y (n, d).
+def improve(base, y, weights, period, sizes):
+    """Do one step of expectation maximisation on weighted rows y (n, d), of several mixtures of so many components each.
 
     Correlations shrink where rows are few; no component is wider than `MOST_TURN` of a circle.
     """
-    d = y.shape[1]
-    share = jnp.exp(log_shares(base, standardised(inverse_factors(base), base, y, period))) * weights[:, None]
+    d, ends = y.shape[1], np.cumsum(sizes)[:-1]
+    logp = log_parts(base, y, period)
+    share = jnp.concatenate([jax.nn.softmax(part, axis=1) for part in jnp.split(logp, ends, axis=1)], axis=1) * weights[:, None]
     count = jnp.sum(share, axis=0) + 1e-6
     delta = wrap(y[:, None] - base.means, period)
     move = jnp.einsum("nk,nkd->kd", share, delta) / count[:, None]
@@ -168,38 +174,34 @@ def improve(base, y, weights, period):
     cov = (count[:, None, None] * cov + prior * variances) / (count[:, None, None] + prior) + 1e-8 * jnp.eye(d, dtype=y.dtype)
     narrower = jnp.minimum(MOST_TURN * period / jnp.sqrt(jnp.diagonal(cov, axis1=1, axis2=2)), 1.0)
     cov = narrower[:, :, None] * cov * narrower[:, None]
-    return Components(jnp.log(count / jnp.sum(count)), wrap(base.means + move, period), jnp.linalg.cholesky(cov))
+    return Components(jnp.log(count / jnp.sum(weights)), wrap(base.means + move, period), jnp.linalg.cholesky(cov))
 
 
-def improved(start, y, weights, period, iterations):
-    """Do some steps of expectation maximisation from the components `start`."""
-    return jax.lax.scan(lambda base, _: (improve(base, y, weights, period), None), start, None, length=iterations)[0]
+def best_fit(starts, y, weights, seen, seen_weights, period, iterations):
+    """Do some steps of expectation maximisation on weighted rows y (n, d) from each of several mixtures, side by side.
 
-
-def likelihood(base, y, weights, period):
-    """Sum the weighted ln of the density at rows y (n, d), but for a constant; the nearest turn of angles counts."""
-    z = standardised(inverse_factors(base), base, y, period)
-    return weights @ jax.nn.logsumexp(base.logweights - 0.5 * jnp.sum(z**2, axis=-1) - log_volume(base), axis=1)
-
-
-def chosen(candidates, y, weights, period):
-    """Choose the components that make weighted rows y (n, d) likeliest; those of a failed fit, which are nan, never."""
-    scores = jnp.array([likelihood(base, y, weights, period) for base in candidates])
+    Returns
+    -------
+    The one that makes the rows `seen` (m, d) likeliest, with components of no weight if another has more; never a failed one of nan.
+    """
+    sizes = [len(start.logweights) for start in starts]
+    together = jax.tree.map(lambda *parts: jnp.concatenate(parts), *starts)
+    fits = jax.lax.fori_loop(0, iterations, lambda _, base: improve(base, y, weights, period, sizes), together)
+    ends = np.cumsum(sizes)
+    parts = jnp.split(log_parts(fits, seen, period), ends[:-1], axis=1)
+    scores = jnp.stack([seen_weights @ jax.nn.logsumexp(part, axis=1) for part in parts])
     best = jnp.argmax(jnp.where(jnp.isnan(scores), -jnp.inf, scores))
-    return jax.tree.map(lambda *parts: jnp.stack(parts)[best], *candidates)
+    place = np.arange(max(sizes))
+    rows, used = jnp.take(ends - sizes, best) + place, place < jnp.take(np.array(sizes), best)
+    chosen = jax.tree.map(lambda part: part[jnp.where(used, rows, 0)], fits)
+    logweights = jnp.where(used, chosen.logweights, -jnp.inf)
+    return chosen._replace(logweights=logweights - jax.nn.logsumexp(logweights))
 
 
 def fit_components(key, y, weights, known, period, iterations):
     """Fit Gaussians to weighted rows y (n, d) from two starts, far points and `known` components; keep the likelier."""
-    starts = equal_components(*far_points(key, y, weights, len(known.logweights), period)), known
-    return chosen([improved(start, y, weights, period, iterations) for start in starts], y, weights, period)
-
-
-def padded(base, k):
-    """Add components without weight, so that there are k."""
-    n, d = base.means.shape
-    nothing = standard_components(k - n, d, base.means.dtype)._replace(logweights=jnp.full(k - n, -jnp.inf, base.means.dtype))
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts), base, nothing)
+    starts = [equal_components(*far_points(key, y, weights, len(known.logweights), period)), known]
+    return best_fit(starts, y, weights, y, weights, period, iterations)
 
 
 def choose_components(key, y, held, sizes, period, iterations):
@@ -209,8 +211,8 @@ def choose_components(key, y, held, sizes, period, iterations):
     """
     weights = jnp.ones(len(y), y.dtype)
     centres, spread = far_points(key, y, weights, sizes[0], period)
-    fits = [improved(equal_components(centres[:k], spread[:k]), y, weights, period, iterations) for k in sizes]
-    return chosen([padded(base, sizes[0]) for base in fits], held, jnp.ones(len(held), y.dtype), period)
+    starts = [equal_components(centres[:k], spread[:k]) for k in sizes]
+    return best_fit(starts, y, weights, held, jnp.ones(len(held), y.dtype), period, iterations)
 
 
 def rescaled(base, shift, scale, old_scale):

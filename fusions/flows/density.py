@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from fusions.flows.components import LOG_2PI, Components, inverse_factors, log_volume, spread_out
 from fusions.flows.path import wrap
-from fusions.numerics import drawn
+from fusions.numerics import normal_from, uniforms
 
 WIDE_SHARE, WIDE = 0.25, 2.5  # share of draws from kernels that are so many times wider
 GROUP = 256  # kernels whose densities are computed at once: more do not fit into the cache of a core
@@ -48,11 +48,10 @@ def kernels_at(centres, factors, period):
 
 def draw(key, kernels, n):
     """Draw n points (n, d); angles are not wrapped."""
-    k_centre, k_wide, k_normal = jax.random.split(key, 3)
     means = kernels.means
-    k = jax.random.randint(k_centre, (n,), 0, len(means))
-    width = jnp.where(jax.random.bernoulli(k_wide, WIDE_SHARE, (n, 1)), WIDE, 1.0).astype(means.dtype)
-    return spread_out(kernels, k, width * drawn(jax.random.normal, k_normal, (n, means.shape[1]), means.dtype))
+    centre, wide, noise = uniforms(key, means.dtype, (n,), (n, 1), (2, n, means.shape[1]))
+    width = jnp.where(wide < WIDE_SHARE, WIDE, 1.0).astype(means.dtype)
+    return spread_out(kernels, (centre * len(means)).astype(jnp.int32), width * normal_from(noise))
 
 
 def logprob(kernels, x, period):
@@ -124,8 +123,7 @@ def with_others(flow, base, factors_at, space, settings):
         return state._replace(shares=best_shares(log_parts(state, x[held], bend), least)), info
 
     def sample(key, state, n, *, bent=True):
-        k_flow, k_others = jax.random.split(key)
-        k_kernels, k_base = jax.random.split(k_others)
+        k_flow, k_kernels, k_base = jax.random.split(key, 3)
         first, second = jnp.round(jnp.cumsum(state.shares)[:2] * n)
         i = jnp.arange(n)[:, None]
         theirs = jnp.where(i < first, space.wrap(draw(k_kernels, kernels_of(state), n)), base_sample(k_base, state.flow, n))
@@ -138,6 +136,6 @@ def with_others(flow, base, factors_at, space, settings):
         return flow.roundtrip(key, state.flow, n)
 
     def path(key, state, n, times):
-        return flow.path(jax.random.split(key)[0], state.flow, n, times)
+        return flow.path(jax.random.split(key, 3)[0], state.flow, n, times)
 
     return flow._replace(init=init, fit=fit, sample=sample, logq=logq, roundtrip=roundtrip, path=path)

@@ -10,7 +10,8 @@ import optax
 
 from fusions.flows.base import FitInfo
 from fusions.flows.path import straight
-from fusions.numerics import draw_rows, drawn, least_width
+from fusions.numerics import least_width, normal_from, pick_rows, scattered, uniforms
+from fusions.types import Array
 
 
 class Training(NamedTuple):
@@ -74,17 +75,41 @@ def unscaled(y, error):
     return error
 
 
-def matching_loss(velocity, key, y1, period, coupling, local=unscaled):
-    """Compute the flow-matching loss |v(y_t, t) - (y1 - y0)|^2 per dimension, for data y1 (n, d).
+class Batch(NamedTuple):
+    """Points y (n, d) on their way from the base to the data at times t (n,), and the velocities v (n, d) that take them there."""
 
-    `local` (y_t, error) -> error expresses the error in the units of its place; the minimum stays where it is.
+    y: Array
+    t: Array
+    v: Array
+
+
+def make_batch(keys, y, edges, n, jitter, period, coupling):
+    """Choose n data points among rows y (m, d) with cumulated weights `edges` (m,) and pair them with draws from the base.
+
+    Parameters
+    ----------
+    keys : two random keys, of the draws and of the coupling.
+    jitter : standard deviation of the noise on the data points.
+
+    Returns
+    -------
+    Batch
     """
-    k_base, k_time, k_pair = jax.random.split(key, 3)
-    y0, y1 = coupling(k_pair, drawn(jax.random.normal, k_base, y1.shape, y1.dtype), y1, period)
-    n = len(y1)
-    t = (jnp.arange(n, dtype=y1.dtype) + jax.random.uniform(k_time, (n,), y1.dtype)) / n
+    shift, times, noise, base = uniforms(keys[0], y.dtype, (), (n,), (2, n, y.shape[1]), (2, n, y.shape[1]))
+    data = y[pick_rows(scattered(shift, n), edges)]
+    data = data + jitter * normal_from(noise) if jitter else data
+    y0, y1 = coupling(keys[1], normal_from(base), data, period)
+    t = (jnp.arange(n, dtype=y.dtype) + times) / n
     y_t, v = straight(y0, y1, t, period)
-    return jnp.mean(local(y_t, velocity(y_t, t) - v) ** 2)
+    return Batch(y_t, t, v)
+
+
+def matching_loss(velocity, batch, local=unscaled):
+    """Compute the flow-matching loss |velocity(y, t) - v|^2 per dimension.
+
+    `local` (y, error) -> error expresses the error in the units of its place; the minimum stays where it is.
+    """
+    return jnp.mean(local(batch.y, velocity(batch.y, batch.t) - batch.v) ** 2)
 
 
 def fit(key, state, y, weights, period, *, velocity: Callable, coupling: Callable, training: Training, local: Callable = unscaled):
@@ -106,39 +131,36 @@ def fit(key, state, y, weights, period, *, velocity: Callable, coupling: Callabl
     -------
     (params, ema_params, opt_state), FitInfo
     """
-    k_held, k_data, k_rounds = jax.random.split(key, 3)
+    keys = jax.random.split(key, (1 + training.rounds * training.steps, 2))
     opt = optimiser(training)
     keep = ~training.held_out(len(weights))
-    rest = jnp.where(keep, 0.0, weights)
-    held_rows = y[draw_rows(k_data, jnp.where(jnp.any(rest > 0), rest, weights), 2 * training.batch)]
-    train = jnp.where(keep, weights, 0.0)
-    train = jnp.where(jnp.any(train > 0), train, weights)
+    own = jnp.stack([jnp.where(keep, weights, 0.0), jnp.where(keep, 0.0, weights)])
+    edges = jnp.cumsum(jnp.where(jnp.any(own > 0, axis=1, keepdims=True), own, weights), axis=1)
+    held = make_batch(keys[0], y, edges[1], 2 * training.batch, 0.0, period, coupling)
 
-    def loss_of(params, k, rows):
-        return matching_loss(lambda y, t: velocity(params, y, t), k, rows, period, coupling, local)
+    def loss_of(params, batch):
+        return matching_loss(lambda y, t: velocity(params, y, t), batch, local)
 
-    def step(carry, k):
-        params, ema, opt_state = carry
-        k_rows, k_loss, k_jitter = jax.random.split(k, 3)
-        rows = y[draw_rows(k_rows, train, training.batch)]
-        rows = rows + training.jitter * drawn(jax.random.normal, k_jitter, rows.shape, rows.dtype)
-        loss, grad = jax.value_and_grad(loss_of)(params, k_loss, rows)
+    def step(i, carry):
+        params, ema, opt_state, _ = carry
+        batch = make_batch(keys[1 + i], y, edges[0], training.batch, training.jitter, period, coupling)
+        loss, grad = jax.value_and_grad(loss_of)(params, batch)
         update, opt_state = opt.update(grad, opt_state, params)
         params = optax.apply_updates(params, update)
         ema = optax.incremental_update(params, ema, 1 - training.ema)
-        return (params, ema, opt_state), loss
+        return params, ema, opt_state, loss
 
-    def body(carry):
-        i, since, state, best, best_loss, _ = carry
-        state, losses = jax.lax.scan(step, state, jax.random.split(jax.random.fold_in(k_rounds, i), training.steps))
-        now = loss_of(state[1], k_held, held_rows)
+    def judged(carry):
+        i, since, state, best, best_loss, loss = carry
+        last = i * training.steps  # none before the first look, so that all looks are compiled once
+        *state, loss = jax.lax.fori_loop(jnp.maximum(last - training.steps, 0), last, step, (*state, loss))
+        now = loss_of(state[1], held)
         better = now < best_loss
-        best = jax.tree.map(lambda a, b: jnp.where(better, a, b), state[1], best)
-        return i + 1, jnp.where(better, 0, since + 1), state, best, jnp.minimum(now, best_loss), losses[-1]
+        best = jnp.where(better, state[1], best)
+        return i + 1, jnp.where(better, 0, since + 1), tuple(state), best, jnp.minimum(now, best_loss), loss
 
-    start = loss_of(state[1], k_held, held_rows)
-    at_rest = matching_loss(lambda y, t: jnp.zeros_like(y), k_held, held_rows, period, coupling, local)
-    carry = (jnp.int32(0), jnp.int32(0), state, state[1], start, start)
-    unfinished = lambda c: (c[0] < training.rounds) & (c[1] < training.patience)  # noqa: E731
-    _, _, (params, _, opt_state), best, held_loss, loss = jax.lax.while_loop(unfinished, body, carry)
+    at_rest = matching_loss(lambda y, t: jnp.zeros_like(y), held, local)
+    carry = (jnp.int32(0), jnp.int32(0), state, state[1], jnp.full_like(at_rest, jnp.inf), at_rest)
+    unfinished = lambda c: (c[0] <= training.rounds) & (c[1] < training.patience)  # noqa: E731
+    _, _, (params, _, opt_state), best, held_loss, loss = jax.lax.while_loop(unfinished, judged, carry)
     return (params, best, opt_state), FitInfo(loss, held_loss, at_rest)

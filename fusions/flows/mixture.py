@@ -27,7 +27,7 @@ from fusions.flows.components import (
 from fusions.flows.density import with_others
 from fusions.flows.path import wrap
 from fusions.flows.transport import trajectory, transport
-from fusions.numerics import draw_columns
+from fusions.numerics import pick_columns, uniforms
 
 EM_ITERATIONS = 20
 SOFT = 4.0  # squared widening of components where their units are blended, so that the velocity stays smooth between neighbours
@@ -117,7 +117,8 @@ class MixtureCNF:
 
     def build(self, space) -> MixtureFlow:
         """Make the flow's functions for a `Space`."""
-        net, dim = network.VelocityField(space.dim, self.width, self.depth), space.dim
+        dim = space.dim
+        net = network.make_network(2 * dim + sum(space.periodic), dim, self.width, self.depth)
         circle = jnp.array(space.periodic)
         period_of, whitened = coordinates(space)
 
@@ -150,8 +151,7 @@ class MixtureCNF:
 
         def init(key):
             dtype = jnp.zeros(()).dtype
-            x, k = jnp.zeros((1, dim), dtype), min(self.components, max(2 * EM_ROWS // (ROWS_EACH * dim * (dim + 1)), 1))
-            params = net.init(key, inputs(x, x, jnp.where(circle, 2.0, jnp.inf).astype(dtype)), x[:, 0])
+            k, params = min(self.components, max(2 * EM_ROWS // (ROWS_EACH * dim * (dim + 1)), 1)), net.init(key)
             scale = jnp.diag(jnp.where(circle, jnp.pi, 1.0).astype(dtype))
             base = standard_components(k, dim, dtype)
             return MixtureState(params, params, matching.optimiser(self.training).init(params), jnp.zeros(dim, dtype), scale, base)
@@ -168,7 +168,8 @@ class MixtureCNF:
             inverse = inverse_factors(base)
 
             def from_component(key, z, y1, period):
-                k = draw_columns(key, log_shares(base, standardised(inverse, base, y1, period)))
+                shares = log_shares(base, standardised(inverse, base, y1, period))
+                k = pick_columns(*uniforms(key, y1.dtype, shares.shape[:1]), shares)
                 return wrap(spread_out(base, k, z), period), y1
 
             velocity, local = local_velocity(base, period)

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fusions.numerics import pick_columns, uniforms
+
 WINDINGS = 4
 LOG_2PI = float(np.log(2 * np.pi))
 
@@ -49,5 +51,5 @@ def unwind(key, y, period, periodic):
     """Draw the latent z (n, d) whose wrapped value is y: the winding number has its conditional law under the base."""
     if not any(periodic):
         return y
-    k = jax.random.categorical(key, _winding_terms(y, period), axis=0) - WINDINGS
+    k = pick_columns(*uniforms(key, y.dtype, y.shape), jnp.moveaxis(_winding_terms(y, period), 0, -1)) - WINDINGS
     return y + k.astype(y.dtype) * jnp.where(jnp.isfinite(period), period, 0.0)

@@ -33,7 +33,7 @@ def transport(velocity, y, *, steps, backward=False, probes=None, divergence=Tru
     velocity : function (y (n, d), t ()) -> (n, d).
     y : (n, d) starting points, at t = 0 (t = 1 if backward).
     steps : number of steps.
-    backward : solve from t = 1 to t = 0.
+    backward : solve from t = 1 to t = 0; may be traced.
     probes : (m, n, d) random probes for Hutchinson's estimate, None for the exact divergence.
     divergence : whether to compute it; without it the log-determinant is zero.
     most : products of the exact divergence that are computed at once, or None for all d.
@@ -43,28 +43,27 @@ def transport(velocity, y, *, steps, backward=False, probes=None, divergence=Tru
     y : (n, d) end points.
     logdet : (n,) integral of the divergence from t = 0 to t = 1 along the path, ln|dy(1)/dy(0)|.
     """
+    sign = jnp.where(backward, -1, 1).astype(y.dtype)
 
-    def field(t, state, args):
+    def field(s, state, args):
         del args
-        at_t = lambda y: velocity(y, t)  # noqa: E731
+        at_t = lambda y: sign * velocity(y, jnp.where(backward, 1 - s, s))  # noqa: E731
         if not divergence:
-            return velocity(state[0], t), jnp.zeros_like(state[1])
+            return at_t(state[0]), jnp.zeros_like(state[1])
         return exact_divergence(at_t, state[0], most) if probes is None else hutchinson_divergence(at_t, state[0], probes)
 
-    t0, t1 = (1.0, 0.0) if backward else (0.0, 1.0)
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(field),
         diffrax.Tsit5(),
-        t0,
-        t1,
-        (t1 - t0) / steps,
+        0.0,
+        1.0,
+        1.0 / steps,
         (y, jnp.zeros_like(y[:, 0])),
         max_steps=steps + 1,
-        adjoint=diffrax.DirectAdjoint(),
+        adjoint=diffrax.ForwardMode(),
         throw=False,
     )
-    end, logdet = solution.ys[0][0], solution.ys[1][0]
-    return end, -logdet if backward else logdet
+    return solution.ys[0][0], sign * solution.ys[1][0]
 
 
 def trajectory(velocity, y, times, *, steps):

@@ -11,12 +11,13 @@ from fusions.kernels.base import Kernel, check_counts, check_kernels
 
 
 class SequenceState(NamedTuple):
-    """A walk through several kernels: `order` (stages,) lists them, `stage` says where we are."""
+    """A walk through several kernels: `order` (stages,) lists them, `stage` says where we are, `ended` (c,) which chains end there."""
 
     params: tuple
     order: Any
     stage: Any
     states: tuple
+    ended: Any
     walkers: Any
     key: Any
 
@@ -52,10 +53,10 @@ def sequence(kernels, draw_order):
         return tuple(kernel.tune(k, population, p, info) for kernel, k, p, info in rows)
 
     def init(key, params, walkers):
-        k_order, k_later, k_init = jax.random.split(key, 3)
-        keys = jax.random.split(k_init, len(kernels))
-        states = tuple(kernel.init(k, p, walkers) for kernel, k, p in zip(kernels, keys, params, strict=True))
-        return SequenceState(params, draw_order(k_order), jnp.int32(0), states, walkers, k_later)
+        k_order, k_later = jax.random.split(key)
+        states = tuple(kernel.init(k_later, p, walkers) for kernel, p in zip(kernels, params, strict=True))
+        order, ended = draw_order(k_order), jnp.stack([kernel.done(state) for kernel, state in zip(kernels, states, strict=True)])
+        return SequenceState(params, order, jnp.int32(0), states, ended[order[0]], walkers, k_later)
 
     def propose(key, s):
         def one(kernel, params, state):
@@ -73,18 +74,23 @@ def sequence(kernels, draw_order):
             return state, (accepted, kernel.done(state), kernel.finish(state)[0])
 
         states, (accepted, ended, x) = dispatch(s, s.stage, one)
-        s = s._replace(states=states, walkers=s.walkers._replace(x=x))
+        s = s._replace(states=states, ended=ended, walkers=s.walkers._replace(x=x))
         return jax.lax.cond(jnp.all(ended) & (s.stage < len(s.order) - 1), hand_over, lambda s: s, s), accepted
 
     def hand_over(s):
         """Start the next kernel from the chains' present points."""
         key = jax.random.fold_in(s.key, s.stage)
-        states, _ = dispatch(s, s.stage + 1, lambda kernel, params, state: (kernel.init(key, params, s.walkers), ()))
-        return s._replace(states=states, stage=s.stage + 1)
+
+        def one(kernel, params, state):
+            del state
+            state = kernel.init(key, params, s.walkers)
+            return state, kernel.done(state)
+
+        states, ended = dispatch(s, s.stage + 1, one)
+        return s._replace(states=states, ended=ended, stage=s.stage + 1)
 
     def done(s):
-        _, ended = dispatch(s, s.stage, lambda kernel, params, state: (state, kernel.done(state)))
-        return ended & (s.stage >= len(s.order) - 1)
+        return s.ended & (s.stage >= len(s.order) - 1)
 
     def finish(s):
         return s.walkers.x, tuple(kernel.finish(state)[1] for kernel, state in zip(kernels, s.states, strict=True))

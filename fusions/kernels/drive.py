@@ -132,7 +132,8 @@ class Steps(NamedTuple):
 
     Attributes
     ----------
-    init, accept, finish : as in `Kernel`.
+    init : (key, key of the trail, params, walkers) -> state, the `trail_slots`.
+    accept, finish : as in `Kernel`.
     propose : (key, i, state) -> state, x (c, d), wanted (c,) at iteration i.
     done : state -> whether all chains have finished.
     """
@@ -153,7 +154,7 @@ def steps_of(kernel, compiled) -> Steps:
     compiled : (name, function) -> the function under jit.
     """
     return Steps(
-        compiled("init_walk", kernel.init),
+        compiled("init_walk", lambda key, k_trail, params, walkers: (kernel.init(key, params, walkers), trail_slots(k_trail))),
         compiled("walk", lambda key, i, s: kernel.propose(jax.random.fold_in(key, i), s)),
         compiled("accept", kernel.accept),
         compiled("done", lambda s: jnp.all(kernel.done(s))),
@@ -170,8 +171,8 @@ def hosted(steps, rows) -> Callable:
 
     def walk(key, params, walkers, threshold, spent=lambda n_calls: None):
         k_init, k_walk, k_trail = jax.random.split(key, 3)
-        slots = np.asarray(trail_slots(k_trail))
-        s = init(k_init, params, walkers)
+        s, slots = init(k_init, k_trail, params, walkers)
+        slots = np.asarray(slots)
         logL, blobs = np.array(walkers.loglikelihood, np.float64), np.array(walkers.blobs, np.float64)
         moved = np.zeros(logL.shape, bool)
         trail_x = np.repeat(np.asarray(walkers.x)[None], TRAIL, axis=0)

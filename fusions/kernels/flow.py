@@ -10,7 +10,7 @@ from fusions.errors import OptionError
 from fusions.flows.cnf import CNF
 from fusions.kernels.base import Kernel, check_counts, is_settings
 from fusions.kernels.metropolis import accept, done, offer, report, start
-from fusions.numerics import drawn
+from fusions.numerics import normal_from, uniforms
 
 TARGET_ACCEPTANCE = 0.3  # below it the latent step shrinks
 USEFUL_ACCEPTANCE = 0.2  # below it the walk spends fewer moves on the flow
@@ -73,21 +73,30 @@ class FlowKernel:
             return FlowParams(state, scale, acceptance, fit.held_out, worth)
 
         def init(key, params, walkers):
-            z, logq = flow.pull(key, params.flow, walkers.x)
-            logw = space.logprior(walkers.x) - logq
+            del key
             share = params.worth * jnp.clip(params.acceptance / USEFUL_ACCEPTANCE, 0.0, 1.0)
-            return start(params, {"x": walkers.x, "z": z}, logw, walkers, self.n_moves * share)
+            place = {"x": walkers.x, "z": jnp.zeros_like(walkers.x)}
+            return start(params, place, jnp.zeros_like(walkers.x[:, 0]), walkers, self.n_moves * share)
 
         def propose(key, s):
-            k_mix, k_scale, k_noise, k_accept = jax.random.split(key, 4)
-            z, n = s.place["z"], len(s.logw)
-            local = jax.random.bernoulli(k_mix, self.local_share, (n,))
-            small = s.params.scale * (self.min_scale / s.params.scale) ** jax.random.uniform(k_scale, (n,), z.dtype)
-            step = jnp.where(local, small, s.params.scale)[:, None]
-            z = jnp.sqrt(1 - step**2) * z + step * drawn(jax.random.normal, k_noise, z.shape, z.dtype)
-            x, logq = flow.push(s.params.flow, z)
-            logw = space.logprior(x) - logq
-            return offer(k_accept, s, {"x": x, "z": z}, logw, logw - s.logw)
+            n = len(s.logw)
+            kind, fraction, u, noise = uniforms(key, s.logw.dtype, *[(n,)] * 3, (2, *s.place["z"].shape))
+            small = s.params.scale * (self.min_scale / s.params.scale) ** fraction
+            step = jnp.where(kind < self.local_share, small, s.params.scale)[:, None]
+
+            def solved(i, pair):
+                """Find where the chains stand in the latent space (i = 0), then move them there: the solve is compiled once."""
+                here, _ = pair
+                z = jnp.sqrt(1 - step**2) * here["z"] + step * normal_from(noise)
+                end, logq = flow.move(key, s.params.flow, jnp.where(i == 0, here["x"], z), i == 0)
+                x, z = jnp.where(i == 0, here["x"], end), jnp.where(i == 0, end, z)
+                there = {"x": x, "z": z, "logw": space.logprior(x) - logq}
+                return jax.tree.map(lambda new, old: jnp.where(i == 0, new, old), there, here), there
+
+            here = {**s.place, "logw": s.logw}
+            here, there = jax.lax.fori_loop(jnp.minimum(s.step, 1), 2, solved, (here, here))
+            s, logw = s._replace(place={name: here[name] for name in s.place}, logw=here["logw"]), there["logw"]
+            return offer(u, s, {name: there[name] for name in s.place}, logw, logw - s.logw)
 
         def finish(s):
             return report(s, s.params.held_out, s.params.scale, s.params.worth)

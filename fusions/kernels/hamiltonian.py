@@ -7,7 +7,7 @@ within a range, so that it comes through narrow places and returns nowhere (Neal
 import jax
 import jax.numpy as jnp
 
-from fusions.numerics import drawn
+from fusions.numerics import normal_from, uniforms
 
 RANGE = (-1.2, 0.3)  # ln of the steps that trajectories take, relative to the one tuned
 
@@ -66,12 +66,12 @@ def make_trajectory(space, likelihood, bounds):
         return end, new_logL, logL, jnp.where(jnp.isnan(gain), 0.0, jnp.exp(jnp.minimum(gain, 0.0))), force
 
     def trajectory(key, x, widths, step, n_steps):
-        k_momentum, k_step, k_accept = jax.random.split(key, 3)
-        momentum = drawn(jax.random.normal, k_momentum, x.shape, x.dtype)
-        h = step * jnp.exp(jax.random.uniform(k_step, (len(x), 1), x.dtype, *RANGE))
+        noise, place, u = uniforms(key, x.dtype, (2, *x.shape), (len(x), 1), (len(x),))
+        low, high = RANGE
+        momentum, h = normal_from(noise), step * jnp.exp(low + (high - low) * place)
         rows = space.layout.rowwise(lambda x, momentum, h: followed(x, momentum, h, widths, n_steps))
         end, new_logL, logL, chance, force = rows(x, momentum, h)
-        moved = jax.random.uniform(k_accept, chance.shape, x.dtype) < chance
+        moved = u < chance
         return jnp.where(moved[:, None], end, x), jnp.where(moved, new_logL, logL), chance, force
 
     return trajectory

@@ -3,12 +3,12 @@
 import dataclasses
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fusions.kernels.base import Kernel, KernelInfo, check_counts, walk_length
 from fusions.kernels.random_walk import spread
-from fusions.numerics import drawn, pick_rows
+from fusions.numerics import normal_from, pick_rows, uniforms
 
 WIDE_SHARE = 0.1  # of the intervals, long enough to reach another mode
 
@@ -100,35 +100,31 @@ class HitAndRun:
                 jnp.zeros((), zero.dtype),
             )
 
-        def directions(key, s):
-            k_pair, k_kind, k_random = jax.random.split(key, 3)
-            n, d = s.x.shape
-            first, second = s.params.x[pick_rows(jax.random.uniform(k_pair, (2, n), s.x.dtype), s.params.edges)]
-            along_random = jnp.sqrt(2.0).astype(s.x.dtype) * drawn(jax.random.normal, k_random, (n, d), s.x.dtype) @ s.params.factor.T
+        def directions(s, noise, pair, kind):
+            first, second = s.params.x[pick_rows(pair, s.params.edges)]
+            along_random = np.sqrt(2).astype(s.x.dtype) * normal_from(noise) @ s.params.factor.T
             delta = space.wrap(first - second)
-            use_random = jax.random.bernoulli(k_kind, 0.5, (n, 1)) | jnp.all(delta == 0, axis=1, keepdims=True)
+            use_random = (kind < 0.5)[:, None] | jnp.all(delta == 0, axis=1, keepdims=True)
             return jnp.where(use_random, along_random, delta)
 
-        def renew(key, s):
+        def renew(s, noise, pair, kind, level, wide, place):
             """Open a slice at every fresh chain: density level, direction, interval."""
-            k_level, k_direction, k_wide, k_place = jax.random.split(key, 4)
-            n = len(s.level)
-            level = space.logprior(s.x) - jax.random.exponential(k_level, (n,), s.x.dtype)
-            width = jnp.where(jax.random.bernoulli(k_wide, WIDE_SHARE, (n,)), jnp.maximum(2.0, s.params.width), s.params.width)
-            low = -width * jax.random.uniform(k_place, (n,), s.x.dtype)
+            width = jnp.where(wide < WIDE_SHARE, jnp.maximum(2.0, s.params.width), s.params.width)
+            low = -width * place
             new = lambda a, b: jnp.where(s.fresh, a, b)  # noqa: E731
             return s._replace(
-                level=new(level, s.level),
+                level=new(space.logprior(s.x) + jnp.log(level), s.level),
                 low=new(low, s.low),
                 high=new(low + width, s.high),
                 tries=new(0, s.tries),
-                direction=jnp.where(s.fresh[:, None], directions(k_direction, s), s.direction),
+                direction=jnp.where(s.fresh[:, None], directions(s, noise, pair, kind), s.direction),
             )
 
         def propose(key, s):
-            k_renew, k_offset = jax.random.split(key)
-            s = renew(k_renew, s)
-            offset = s.low + (s.high - s.low) * jax.random.uniform(k_offset, s.low.shape, s.x.dtype)
+            n = len(s.level)
+            noise, pair, *numbers, u = uniforms(key, s.x.dtype, (2, *s.x.shape), (2, n), *[(n,)] * 5)
+            s = renew(s, noise, pair, *numbers)
+            offset = s.low + (s.high - s.low) * u
             x = space.wrap(s.x + offset[:, None] * s.direction)
             wanted = ~done(s) & (space.logprior(x) > s.level)
             return s._replace(offset=offset, x_new=x, n_wanted=s.n_wanted + jnp.sum(wanted, dtype=jnp.int32)), x, wanted

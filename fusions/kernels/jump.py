@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from fusions.errors import OptionError
@@ -25,7 +24,7 @@ from fusions.flows.matching import whiten
 from fusions.flows.path import wrap
 from fusions.kernels.base import Kernel, check_counts
 from fusions.kernels.metropolis import accept, done, offer, report, start
-from fusions.numerics import draw_columns
+from fusions.numerics import normal_from, pick_columns, uniforms
 
 EM_ITERATIONS = 6  # per tuning, from the last one's components and from far points
 SLIDE_DECADES = (-0.3, 0.7)  # log10 of the scale of slides, in standard deviations along the axis
@@ -40,13 +39,12 @@ class JumpParams(NamedTuple):
     axes: Any
 
 
-def slide(key, axes, y, i, share):
-    """Choose a share of the chains, and move y (n, d) along an axis of the components i (n,) by a step of random scale."""
-    k_which, k_axis, k_scale, k_step = jax.random.split(key, 4)
-    a = draw_columns(k_axis, 2 * jnp.log(axes.widths[i]))
-    step = jax.random.normal(k_step, i.shape, y.dtype) * 10 ** jax.random.uniform(k_scale, i.shape, y.dtype, *SLIDE_DECADES)
-    moved = y + axes.directions[i, :, a] * (step * axes.widths[i, a])[:, None]
-    return jax.random.uniform(k_which, i.shape) < share, moved
+def slide(axes, y, i, axis, scale, noise):
+    """Move y (n, d) along an axis of the components i (n,) by a normal step of random scale, from uniform numbers (n,), (n,), (2, n)."""
+    a = pick_columns(axis, 2 * jnp.log(axes.widths[i]))
+    low, high = SLIDE_DECADES
+    step = normal_from(noise) * 10 ** (low + (high - low) * scale)
+    return y + axes.directions[i, :, a] * (step * axes.widths[i, a])[:, None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,24 +105,24 @@ class Jump:
             return start(params, {"x": walkers.x}, space.logprior(walkers.x), walkers, self.n_moves)
 
         def propose(key, s):
-            k_from, k_to, k_accept, k_slide = jax.random.split(key, 4)
             base, period, n = s.params.base, period_of(s.params), len(s.logw)
+            origin, target, kind, u, axis, length, noise = uniforms(key, s.logw.dtype, *[(n,)] * 6, (2, n))
             inverse, rows = inverse_factors(base), jnp.arange(n)
             here = whitened(s.params, s.place["x"])
             z = standardised(inverse, base, here, period)
             shares = log_shares(base, z)
-            i = draw_columns(k_from, shares)
-            j = (i + 1 + jax.random.randint(k_to, (n,), 0, n_components - 1, i.dtype)) % n_components
+            i = pick_columns(origin, shares)
+            j = (i + 1 + (target * (n_components - 1)).astype(i.dtype)) % n_components
             y = spread_out(base, j, z[rows, i])
             reversible = jnp.all(jnp.abs(y - base.means[j]) < period / 2, axis=1)
             if self.slides:
-                sliding, moved = slide(k_slide, s.params.axes, here, i, self.slides)
+                sliding, moved = kind < self.slides, slide(s.params.axes, here, i, axis, length, noise)
                 y, j, reversible = jnp.where(sliding[:, None], moved, y), jnp.where(sliding, i, j), reversible | sliding
             back = log_shares(base, standardised(inverse, base, wrap(y, period), period))
             x = space.wrap(s.params.shift + y @ s.params.scale.T)
             logprior, volume = space.logprior(x), log_volume(base)
             ratio = logprior - s.logw + back[rows, j] - shares[rows, i] + volume[j] - volume[i]
-            return offer(k_accept, s, {"x": x}, logprior, jnp.where(reversible, ratio, -jnp.inf))
+            return offer(u, s, {"x": x}, logprior, jnp.where(reversible, ratio, -jnp.inf))
 
         def finish(s):
             return report(s)

@@ -41,10 +41,12 @@ def start(params, place, logw, walkers, n_moves) -> Moves:
     return Moves(params, place, logw, place, logw, walkers.active, walk_length(n_moves, walkers.effort), zero, zero, zero)
 
 
-def offer(key, s, place, logw, log_ratio):
-    """Test proposals by the Metropolis-Hastings ratio (c,), all but the likelihood; return (state, x, wanted) as `Kernel.propose` does."""
-    log_u = jnp.log(jax.random.uniform(key, logw.shape, logw.dtype))
-    wanted = s.active & (s.step < s.length) & (log_u < log_ratio)
+def offer(u, s, place, logw, log_ratio):
+    """Test proposals by the Metropolis-Hastings ratio (c,), all but the likelihood; return (state, x, wanted) as `Kernel.propose` does.
+
+    The numbers u (c,) are uniform between 0 and 1.
+    """
+    wanted = s.active & (s.step < s.length) & (jnp.log(u) < log_ratio)
     return s._replace(new=place, new_logw=logw, n_passed=s.n_passed + jnp.sum(wanted, dtype=jnp.int32)), place["x"], wanted
 
 

@@ -3,12 +3,11 @@
 import dataclasses
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from fusions.kernels.base import Kernel, check_counts
 from fusions.kernels.metropolis import accept, done, offer, report, start
-from fusions.numerics import drawn, least_width
+from fusions.numerics import least_width, normal_from, uniforms
 
 TARGET_ACCEPTANCE = 0.25
 
@@ -65,12 +64,12 @@ class RandomWalk:
             return start(params, {"x": walkers.x}, space.logprior(walkers.x), walkers, self.n_moves)
 
         def propose(key, s):
-            k_noise, k_accept = jax.random.split(key)
             x = s.place["x"]
-            step = drawn(jax.random.normal, k_noise, x.shape, x.dtype) @ s.params.factor.T
+            noise, u = uniforms(key, x.dtype, (2, *x.shape), (len(x),))
+            step = normal_from(noise) @ s.params.factor.T
             x = space.wrap(x + s.params.scale * step)
             logprior = space.logprior(x)
-            return offer(k_accept, s, {"x": x}, logprior, logprior - s.logw)
+            return offer(u, s, {"x": x}, logprior, logprior - s.logw)
 
         def finish(s):
             return report(s, scale=s.params.scale)
