@@ -6,6 +6,7 @@ _EXPORTS = {
     "Problem": "fusions.problem",
     "Prior": "fusions.priors",
     "run": "fusions.driver",
+    "cache_programs": "fusions.driver",
     "Refine": "fusions.algorithms.refine",
     "attach": "fusions.again",
     "hot_start": "fusions.hot",

@@ -8,6 +8,7 @@ from numbers import Integral, Real
 
 import numpy as np
 
+from fusions import __version__
 from fusions.algorithms import nested
 from fusions.algorithms.refine import Refine
 from fusions.checkpoint import Checkpoint, Follower
@@ -18,6 +19,7 @@ from fusions.kernels import Cycle, FlowKernel, HitAndRun, Jump
 from fusions.kernels.base import is_settings
 from fusions.numerics import PRECISIONS, precision_of
 from fusions.problem import Problem
+from fusions.programs import keep_programs, use_cache
 from fusions.progress import Bar
 from fusions.resume import path_of
 from fusions.schedule import COSTS
@@ -127,6 +129,7 @@ def run(
         raise OptionError(f'Expected precision of run to be "double" or "single", got {precision!r}. Type precision="double".')
     key = _checked_number(key, Integral, lambda v: 0 <= v < 2**63, "key to be a non-negative integer seed below 2^63", "key=0")
     limits = Limits(max_calls, np.inf if max_time is None else time.perf_counter() + max_time)
+    keep_programs(__version__)
     with contextlib.ExitStack() as stack:
         stack.enter_context(precision_of(precision))
         problem = verified(problem)
@@ -144,6 +147,19 @@ def run(
                 raise KeyboardInterrupt from None
             raise SystemExit(exit_code(signals.received)) from None
         return _advance(session, limits, callback, bar)
+
+
+def cache_programs(directory):
+    """Keep compiled programs in a folder from now on, for this process, in the place of the one that is usual.
+
+    The usual one is the platform's folder for caches, or `FUSIONS_CACHE` in the environment ("off" for none); a cache that JAX has been
+    configured with stays. Programs that were not needed lately are removed when a folder has grown to 2 GB.
+
+    Parameters
+    ----------
+    directory : path; None to keep none.
+    """
+    use_cache(directory, __version__)
 
 
 def _folder(directory, team, stack):

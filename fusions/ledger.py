@@ -37,14 +37,14 @@ class Ledger:
     ----------
     blocks : list of `Block`.
     n_calls : likelihood evaluations.
-    seconds : time in "likelihood", "training" and "ode" of the nested run, and in the whole "refine" phase.
+    seconds : time in "compile", in "likelihood", "training" and "ode" of the nested run, and in the rest of the "refine" phase.
     """
 
     def __init__(self):
         """Start empty, with the clock running."""
         self.blocks = []
         self.n_calls = 0
-        self.seconds = dict.fromkeys(("likelihood", "training", "ode", "refine"), 0.0)
+        self.seconds = dict.fromkeys(("compile", "likelihood", "training", "ode", "refine"), 0.0)
         self._start = time.perf_counter()
 
     def bury(self, x, logL, logL_birth, blobs, slot, uniforms=(), trace=None):

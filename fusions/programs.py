@@ -10,6 +10,7 @@ import hashlib
 import os
 import platform
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -27,6 +28,19 @@ _seconds = [0.0]
 def compile_seconds():
     """Return the seconds that JAX has spent on compiling in this process since this module was imported."""
     return _seconds[0]
+
+
+class Stopwatch:
+    """Measures seconds since it was made, those of compiling apart."""
+
+    def __init__(self):
+        """Start."""
+        self._start, self._compiled = time.perf_counter(), compile_seconds()
+
+    def read(self):
+        """Return the seconds without those of compiling, and these."""
+        compiled = compile_seconds() - self._compiled
+        return time.perf_counter() - self._start - compiled, compiled
 
 
 def _listen(event, seconds, **_):

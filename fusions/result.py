@@ -41,7 +41,7 @@ class Result:
     insertion_uniforms : (r,) insertion ranks as values in [0, 1), uniform under correct sampling.
     level_trace : {key: (levels,)} history, for example "logL", "logX", "n_calls", "acceptance", "loss".
     n_calls : likelihood evaluations, failed ones included.
-    seconds : {"likelihood", "training", "ode", "rest", "total": s}.
+    seconds : {"compile", "likelihood", "training", "ode", "refine", "rest", "total": s}.
     n_compilations : number of compilations of the loop.
     refined : what the refine phase found, or None: "importance" and "bridge" (ln Z, error), "coverage" (ln of the covered mass, error),
         "uncovered" (part of the posterior that chains see and draws hardly reach),

@@ -20,6 +20,7 @@ from fusions.engine import make_engine, make_tools
 from fusions.errors import FileError, LikelihoodError, Status
 from fusions.evaluate import reject_invalid, theta_of
 from fusions.ledger import Ledger
+from fusions.programs import Stopwatch
 from fusions.progress import Snapshot
 from fusions.resolution import coarse, look_inside, refuse_blind, rounded_constants
 from fusions.result import Result
@@ -81,6 +82,7 @@ class Session:
 
     def begin(self):
         """Draw the live points and choose the schedule; what an earlier run left in the folder is removed."""
+        watch = Stopwatch()
         with self.signals.interruptible():
             state, self.rate, notes = begin(self.k_begin, self.problem, self.algorithm, self.engine, self.ledger)
             self.notes += notes
@@ -89,6 +91,7 @@ class Session:
                 cost, note = self.team.first(lambda: timed)
                 self._settle(cost)
                 self.notes.append(note)
+        self.ledger.seconds["compile"] += watch.read()[1]
         best = np.argsort(state.logL)[-resume.N_PROBES :]
         self.probe = {"x": state.x[best], "logL": state.logL[best]}
         self._commit(state, 0, np.random.default_rng([self.key, 1]), np.inf)
@@ -117,12 +120,12 @@ class Session:
 
     def level(self):
         """Do one level; enter its dead points, ranks, cost and history into the ledger, all together at its end."""
-        clock, training, before = time.perf_counter(), [], self.ledger.n_calls
+        watch, training, before = Stopwatch(), [], self.ledger.n_calls
 
         def tune(*args):
-            start = time.perf_counter()
+            watch = Stopwatch()
             params = jax.block_until_ready(self.engine.tune(*args))
-            training.append(time.perf_counter() - start)
+            training.append(watch.read()[0])
             return params
 
         def walk(*args):
@@ -134,9 +137,11 @@ class Session:
         key, rng = jax.random.fold_in(self.k_loop, self.mark.iteration), generator(self.mark.rng)
         with self.signals.interruptible():
             state, level = nested.step(key, rng, self.mark.nested, self.algorithm, tune, walk)
-        moving = time.perf_counter() - clock - sum(training)
+        seconds, compiling = watch.read()
+        moving = seconds - sum(training)
         likelihood = min(moving, sum(self.rate * w.n_rows if np.isnan(w.seconds) else w.seconds for w in level.walks))
-        for name, seconds in (("training", sum(training)), ("likelihood", likelihood), ("ode", moving - likelihood)):
+        parts = {"compile": compiling, "training": sum(training), "likelihood": likelihood, "ode": moving - likelihood}
+        for name, seconds in parts.items():
             self.ledger.seconds[name] += seconds
         n_calls, n_dead = self.ledger.n_calls - before, len(level.dead_logL)
         trace = {
@@ -196,7 +201,7 @@ class Session:
         limits : Limits
         show : called with the number of likelihood calls so far.
         """
-        start, before, budget = time.perf_counter(), self.ledger.seconds["refine"], self._budget(limits)
+        watch, budget = Stopwatch(), self._budget(limits)
         tools, traces = make_tools(self.problem, self.refine, self.layout)
         n_traced, found = traces().total(), None
 
@@ -215,7 +220,8 @@ class Session:
             if not expired():
                 settings = self.refine, tools, points, self.algorithm.cost
                 found = refinement.refine(self.k_refine, rng, *settings, budget, self._most(limits), spent, expired)
-        self.ledger.seconds["refine"] = before + time.perf_counter() - start
+        for name, seconds in zip(("refine", "compile"), watch.read(), strict=True):
+            self.ledger.seconds[name] += seconds
         self.n_compiled += traces().total() - n_traced
         self.refined = self._refined_fields(found, tools.leave) if found is not None else None
 

@@ -86,13 +86,14 @@ ALLOWED = {
     "signals": set(),
     "schedule": {"algorithms", "algorithms.nested"},
     "resume": {PACKAGE, "algorithms", "algorithms.nested", "errors", "evaluate", "evidence", "ledger", "numerics"},
+    "programs": {"errors"},
     "session": {
         PACKAGE, "again", "algorithms", "algorithms.nested", "algorithms.refine", "begin", "engine", "errors", "evaluate", "ledger",
-        "progress", "resolution", "result", "resume", "schedule",
+        "programs", "progress", "resolution", "result", "resume", "schedule",
     },
     "driver": {
-        "algorithms", "algorithms.nested", "algorithms.refine", "checkpoint", "errors", "evaluate", "hosts", "kernels", "kernels.base",
-        "numerics", "problem", "progress", "resume", "schedule", "session", "signals",
+        PACKAGE, "algorithms", "algorithms.nested", "algorithms.refine", "checkpoint", "errors", "evaluate", "hosts", "kernels", "kernels.base",
+        "numerics", "problem", "programs", "progress", "resume", "schedule", "session", "signals",
     },
     "adapters": {"adapters.numpyro"},
     "adapters.options": {"driver", "errors", "kernels"},

@@ -5,7 +5,7 @@ import numpy as np
 from fusions.errors import OptionError
 from fusions.plot.base import BLUE, GREEN, GREY, ORANGE, RED, message, new_figure, tidy, title_of
 
-CLOCKS = {"likelihood": BLUE, "training": ORANGE, "ode": GREEN, "refine": "#CC79A7", "rest": GREY}
+CLOCKS = {"compile": "#56B4E9", "likelihood": BLUE, "training": ORANGE, "ode": GREEN, "refine": "#CC79A7", "rest": GREY}
 MOST_ROUNDS = 3  # of the refine phase, the last ones
 LEAST_ERROR = 1e-6  # nats that still are worth a bar
 
