@@ -31,6 +31,14 @@ def busy(p):
     return quiet(p) + 0 * sum(i * i for i in range(150_000))
 
 
+def of_jax(p):
+    """Compute in JAX, which a worker imports with its first call."""
+    import jax.numpy as jnp
+
+    days = jnp.asarray(2457394.0 + p["x"]) - 2457394.5
+    return float(-0.5 * (days / 0.2) ** 2) + quiet({"x": 0.5, "y": p["y"]})
+
+
 def with_blobs(p):
     return quiet(p), {"sum": p["x"] + p["y"], "pid": float(os.getpid())}
 

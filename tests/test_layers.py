@@ -92,8 +92,8 @@ ALLOWED = {
         "programs", "progress", "resolution", "result", "resume", "schedule",
     },
     "driver": {
-        PACKAGE, "algorithms", "algorithms.nested", "algorithms.refine", "checkpoint", "errors", "evaluate", "hosts", "kernels", "kernels.base",
-        "numerics", "problem", "programs", "progress", "resume", "schedule", "session", "signals",
+        PACKAGE, "algorithms", "algorithms.nested", "algorithms.refine", "checkpoint", "errors", "evaluate", "hosts", "kernels",
+        "kernels.base", "numerics", "problem", "programs", "progress", "resume", "schedule", "session", "signals",
     },
     "adapters": {"adapters.numpyro"},
     "adapters.options": {"driver", "errors", "kernels"},

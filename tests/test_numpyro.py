@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from precision import enable_x64
-from scipy import integrate
+from scipy import integrate, stats
 from scipy.stats import ks_2samp
 
 import fusions
+from fusions import kernels
 
 numpyro = pytest.importorskip("numpyro", reason="numpyro is not installed")
 import numpyro.distributions as dist  # noqa: E402
@@ -90,6 +91,24 @@ def values_of(problem, theta, model, *args):
         start += size
     assert start == len(problem.prior.names)
     return out
+
+
+def test_times_keep_their_digits_and_the_flag_stays():
+    """A Julian day and its data in NumPy: parameters and log L are those of float64, with x64 off outside of the run."""
+
+    def transit(data):
+        t0 = numpyro.sample("t0", dist.Uniform(2457394.0, 2457395.0))
+        numpyro.sample("obs", dist.Normal(t0, 1e-4), obs=data)
+
+    data = 2457394.52207 + 1e-4 * np.random.default_rng(0).normal(size=5)
+    problem, flag = fusions.from_numpyro(transit, data), jax.config.jax_enable_x64
+    result = fusions.run(problem, fusions.nested(n_live=40, kernel=kernels.HitAndRun(), kill=0.5), refine=False, progress=False)
+    assert jax.config.jax_enable_x64 is flag
+    assert jnp.zeros(1).dtype == (np.float64 if flag else np.float32)
+    expected = stats.norm.logpdf(data, result.theta, 1e-4).sum(axis=1)
+    np.testing.assert_allclose(result.logL, expected, rtol=1e-5, atol=1e-3)
+    exact = -5 * np.log(1e-4 * np.sqrt(2 * np.pi)) - 0.5 * 5 * data.var() / 1e-8 + np.log(1e-4 * np.sqrt(2 * np.pi / 5))
+    assert abs(result.logZ - exact) < 4 * result.logZ_err
 
 
 def test_prior_times_likelihood_is_the_joint_density_of_numpyro():

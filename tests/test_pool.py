@@ -186,6 +186,18 @@ def test_blobs_and_arrays():
         np.testing.assert_array_equal(evaluate(array, pool)[0], EXPECTED)
 
 
+@pytest.mark.parametrize("pool", [None, 2, concurrent.futures.ThreadPoolExecutor])
+def test_jax_in_a_black_box_has_double_precision_wherever_it_is_called(pool):
+    """The process of the run, a worker and a thread compute in float64; the flag of this thread stays."""
+    problem, flag = fusions.Problem(SQUARE, pool_models.of_jax, traceable=False), jax.config.jax_enable_x64
+    with contextlib.ExitStack() as stack:
+        workers = stack.enter_context(pool(2)) if isinstance(pool, type) else pool
+        result = fusions.run(problem, SLICE, pool=workers, refine=False, max_calls=40, progress=False)
+    assert jax.config.jax_enable_x64 is flag
+    expected = [pool_models.quiet({"x": x, "y": y}) for x, y in result.theta]
+    np.testing.assert_allclose(result.logL, expected, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize(("pool", "size"), [(2, 30), (4, 15)])
 def test_vectorized_likelihood_is_split_among_the_workers(pool, size):
     problem = fusions.Problem(SQUARE, pool_models.of_batch, blobs=["size"], vectorized=True)
