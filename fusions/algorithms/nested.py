@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fusions.evidence import Running, insertion_uniforms
@@ -132,7 +131,7 @@ def population(x, alive, pool_x, pool_logL, threshold, half):
     own, visited = alive[slots].astype(x.dtype), (pool_logL[half] > threshold).astype(x.dtype)
     if own.sum() + visited.sum() < 2 * x.shape[1] + 2:
         own[:] = 1.0
-    return Population(jnp.asarray(np.concatenate([x[slots], pool_x[half]])), jnp.asarray(np.concatenate([own, visited])))
+    return Population(np.concatenate([x[slots], pool_x[half]]), np.concatenate([own, visited]))
 
 
 def remember_trail(pool_x, pool_logL, place, parents_logL, out):
@@ -240,9 +239,9 @@ def _walkers(state, parents, chains):
     index[: len(parents)] = parents
     dtype = state.x.dtype
     return Walkers(
-        jnp.asarray(state.x[index]),
-        jnp.asarray(state.logL[index], dtype),
-        jnp.asarray(state.blobs[index], dtype),
-        jnp.arange(chains) < len(parents),
-        jnp.asarray(state.effort, dtype),
+        state.x[index],
+        state.logL[index].astype(dtype),
+        state.blobs[index].astype(dtype),
+        np.arange(chains) < len(parents),
+        np.asarray(state.effort, dtype),
     )

@@ -32,7 +32,7 @@ def coordinates(space):
     period_of : state -> (d,) periods of the whitened coordinates, inf on the line.
     whitened : (state, x (n, d)) -> (n, d).
     """
-    circle = jnp.array(space.periodic)
+    circle = np.array(space.periodic)
 
     def period_of(state):
         return jnp.where(circle, 2 * jnp.pi / jnp.diag(state.scale), jnp.inf)
@@ -68,7 +68,7 @@ class CNF:
     def build(self, space) -> Flow:
         """Make the flow's functions for a `Space`."""
         net = network.make_network(space.dim + sum(space.periodic), space.dim, self.width, self.depth)
-        circle = jnp.array(space.periodic)
+        circle = np.array(space.periodic)
         period_of, whitened = coordinates(space)
 
         def velocity(params, y, t, period):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fusions.flows.components import LOG_2PI, Components, inverse_factors, log_volume, spread_out
 from fusions.flows.path import wrap
@@ -31,7 +32,7 @@ class Blend(NamedTuple):
 
 def is_bent(state):
     """Tell whether the flow of a `Blend` has learned a velocity."""
-    return bool(state.shares[2] > 0)
+    return bool(np.asarray(state.shares)[2] > 0)
 
 
 def kernels_at(centres, factors, period):
@@ -99,7 +100,7 @@ def with_others(flow, base, factors_at, space, settings):
     -------
     MixtureFlow whose state is a `Blend`; the error of its solver is that of the flow alone, and its paths end at the draws of the flow.
     """
-    period = jnp.where(jnp.array(space.periodic), 2 * jnp.pi, jnp.inf)
+    period = jnp.asarray(np.where(space.periodic, 2 * np.pi, np.inf), jnp.result_type(float))
     base_sample, base_logq = base
 
     def kernels_of(state):

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fusions.flows import matching, network
 from fusions.flows.base import FitInfo
@@ -119,7 +120,7 @@ class MixtureCNF:
         """Make the flow's functions for a `Space`."""
         dim = space.dim
         net = network.make_network(2 * dim + sum(space.periodic), dim, self.width, self.depth)
-        circle = jnp.array(space.periodic)
+        circle = np.array(space.periodic)
         period_of, whitened = coordinates(space)
 
         def inputs(y, u, period):

@@ -15,7 +15,7 @@ RANGE = (-1.2, 0.3)  # ln of the steps that trajectories take, relative to the o
 def differentiable(likelihood, dim):
     """Decide whether JAX can differentiate a likelihood x (n, d) -> (n,)."""
     try:
-        jax.eval_shape(jax.grad(lambda x: jnp.sum(likelihood(x))), jnp.zeros((1, dim)))
+        jax.eval_shape(jax.grad(lambda x: jnp.sum(likelihood(x))), jax.ShapeDtypeStruct((1, dim), jnp.result_type(float)))
     except Exception:  # whatever a user's function raises: a callback without a derivative, a loop that can't be run back
         return False
     return True

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from fusions.errors import OptionError
 from fusions.flows.cnf import coordinates
@@ -81,7 +82,7 @@ class Jump:
         """Make the kernel's functions for a `Space`."""
         period_of, whitened = coordinates(space)
         n_components = self.components or min(max(120 // space.dim, 8), 24)
-        circle = jnp.array(space.periodic)
+        circle = np.array(space.periodic)
 
         def init_params(key, population):
             del key
