@@ -243,7 +243,7 @@ def from_scipy(frozen: Any) -> Distribution:
         raise PriorError(msg)
     loc, scale = _number("from_scipy", "loc", loc), _positive("from_scipy", "scale", scale)
     latent = tabulate(family(*shapes, **options), loc, scale)
-    known = family.name if getattr(stats, family.name or "", None) is family else family  # one of the user's own equals itself alone
+    known = family.name if type(getattr(stats, family.name or "", None)) is type(family) else family  # a user's own equals itself
     arguments = (known, *map(float, words[:-2]), loc, scale)
     return Distribution("from_scipy", arguments, latent)
 

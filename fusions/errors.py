@@ -60,7 +60,7 @@ class Status(enum.Enum):
     INTERRUPTED = "Interrupted by the user (Ctrl-C); the evidence is incomplete."
     TERMINATED = "Stopped by SIGTERM or SIGUSR1; the evidence is incomplete."
     PLATEAU = "Finished: all live points have the same likelihood, and no higher one was found."
-    CLONES = "Stopped: most live points are copies of a few that walks could not leave; the evidence is incomplete."
+    CLONES = "Stopped: the live points are copies of a few; the evidence is incomplete."
     FAILED = "Failed: the run raised an error; this is what was computed before it."
 
     @property

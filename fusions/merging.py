@@ -12,6 +12,7 @@ SEVERITY = (
     Status.CONVERGED,
     Status.PLATEAU,
     Status.USER_RULE,
+    Status.CLONES,
     Status.MAX_CALLS,
     Status.MAX_TIME,
     Status.INTERRUPTED,

@@ -103,7 +103,8 @@ TASKS: dict = {}  # key: Task, in workers of an executor, and in this process fo
 def _in_double():
     """Let JAX, if the likelihood has imported it, compute in double precision, as it does in the process of the run."""
     for module in ("jax", "jax.experimental"):  # the latter before jax 0.8
-        if switch := getattr(sys.modules.get(module), "enable_x64", None):
+        switch = getattr(sys.modules.get(module), "enable_x64", None)
+        if switch is not None:
             return switch(*[True])
     return contextlib.nullcontext()
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from precision import enable_x64
 
 import fusions
 from fusions import checkpoint, kernels, resume, schedule, session
@@ -392,8 +391,8 @@ def test_checkpoint_of_another_run_is_refused(name, copy):
 def test_other_precision_is_refused(copy):
     """What is compiled for it does not serve the runs after it."""
     forget()
-    with enable_x64(True), pytest.raises(CheckpointError, match="precision was float32, now is float64"):  # noqa: FBT003
-        run(checkpoint=copy)
+    with pytest.raises(CheckpointError, match="precision was float64, now is float32"):
+        run(checkpoint=copy, precision="single")
     assert run(checkpoint=copy).status is Status.CONVERGED
 
 

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from precision import enable_x64
 from scipy import special, stats
 from test_distributions import TABLE
 
@@ -16,6 +15,7 @@ from fusions import kernels
 from fusions import priors as pr
 from fusions.errors import LikelihoodError
 from fusions.evaluate import make_evaluator
+from fusions.numerics import precision_of
 
 FAR = np.array([0, 1, 8, 12, 20, 37, 38, 40, 1e3, 1e10])
 X = np.unique(np.concatenate([-FAR, FAR]))
@@ -69,7 +69,7 @@ def assert_inside(theta, low, high, dtype=float):
 @functools.cache
 def everywhere(x64):
     """Return the parameters (len(X), len(ONE)) of all priors, each at all of X."""
-    with enable_x64(x64):
+    with precision_of("double" if x64 else "single"):
         return pr.Prior(**{name: distribution for name, (distribution, _) in ONE.items()}).theta_rows(np.tile(X[:, None], len(ONE)))
 
 
@@ -77,7 +77,7 @@ def everywhere(x64):
 def slopes(x64):
     """Return {name: (len(X),) d theta / d x} of the priors that JAX traces."""
     traced = {name: jax.vmap(jax.grad(distribution.theta)) for name, (distribution, _) in ONE.items() if distribution.traceable}
-    with enable_x64(x64):
+    with precision_of("double" if x64 else "single"):
         return jax.jit(lambda x: {name: slope(x) for name, slope in traced.items()})(jnp.asarray(X))
 
 
@@ -97,7 +97,7 @@ def test_one_parameter_is_finite_and_inside(name, x64):
 @pytest.mark.parametrize("name", BLOCKS)
 def test_blocks_are_finite(name, x64):
     rows = np.concatenate([np.stack([X, X], axis=1), np.stack([X, -X], axis=1)])
-    with enable_x64(x64):
+    with precision_of("double" if x64 else "single"):
         assert np.all(np.isfinite(pr.Prior(BLOCKS[name]).theta_rows(rows)))
 
 
@@ -105,7 +105,7 @@ def test_blocks_are_finite(name, x64):
 def test_lower_tails_go_on_to_1e_300_of_the_prior(x):
     """In float64, traced and on the host alike: scipy's quantiles at Phi(x), of which JAX has eight digits."""
     p = special.ndtr(x)
-    with enable_x64(True):  # noqa: FBT003
+    with precision_of("double"):
         prior = pr.Prior(e=pr.exponential(2), c=pr.cauchy(0, 1), h=pr.icdf(lambda u: float(stats.gamma(2).ppf(u))))
         theta = prior.theta_rows(np.full((1, 3), x))[0]
     np.testing.assert_allclose(theta, [-2 * np.log1p(-p), -1 / np.tan(np.pi * p), stats.gamma(2).ppf(p)], rtol=1e-8)
@@ -266,7 +266,7 @@ def numpyro_prior(table):
 @BOTH
 def test_numpyro(x64):
     """Two units of rounding beyond an edge are numpyro's own: its log-uniform is the exponential of a uniform."""
-    with enable_x64(x64):
+    with precision_of("double" if x64 else "single"):
         prior = numpyro_prior(NUMPYRO)
         columns = prior.theta_rows(np.tile(X[:, None], len(NUMPYRO))).T
         eps = float(jnp.finfo(float).eps)
@@ -279,7 +279,7 @@ def test_numpyro(x64):
 @pytest.mark.parametrize("name", OWN)
 def test_numpyro_without_a_quantile_function(name, x64):
     """The coordinate is numpyro's own, whose exponential may overflow: the prior is zero there."""
-    with enable_x64(x64):
+    with precision_of("double" if x64 else "single"):
         prior = numpyro_prior({name: OWN[name]})
         theta, log_prob = prior.theta_rows(X[:, None])[:, 0], jax.vmap(prior.log_prob)(jnp.asarray(X[:, None]))
     inside = np.isfinite(log_prob)

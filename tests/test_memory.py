@@ -12,14 +12,14 @@ import fusions
 from fusions import priors as pr
 from fusions.algorithms.nested import NestedState
 from fusions.errors import Status
-from fusions.evaluate import ROWS, theta_of
+from fusions.evaluate import theta_of
 from fusions.evidence import insertion_uniforms
 from fusions.ledger import Ledger
 from fusions.result import Result
 from fusions.storage import distinct_rows
 
 DOCS = Path(__file__).parents[1] / "docs"
-N, DIM = 20 * ROWS + 7, 40
+N, DIM = 20_487, 40
 
 
 def held(function):

@@ -168,7 +168,7 @@ def test_table_of_clones_plateaus_and_nothing():
     zero = replace(plateau, logL=np.full(50, -np.inf), status=Status.FAILED)
     assert "-inf +- unknown" in str(zero)
     nothing = replace(plateau, theta=np.empty((0, 1)), logL=np.empty(0), logL_birth=np.empty(0), status=Status.FAILED)
-    assert "Failed: the likelihood raised an error" in str(nothing)
+    assert "Failed: the run raised an error" in str(nothing)
     assert repr(nothing) == "<Result of run: ln Z = -inf +- unknown, FAILED>"
 
 

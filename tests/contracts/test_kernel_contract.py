@@ -258,7 +258,7 @@ def test_hosted_equals_fused_and_padding_is_free(name, where):
         return recorded if label == "walk" else run
 
     fused = c.fused(key, c.params, walkers, THRESHOLD[where])
-    hosted = drive.hosted(c.kernel, rows, compiled)(key, c.params, walkers, THRESHOLD[where])
+    hosted = drive.hosted(drive.steps_of(c.kernel, compiled), rows)(key, c.params, walkers, THRESHOLD[where])
     for field in ("x", "loglikelihood", "blobs", "moved", "trail_x", "trail_logL"):
         np.testing.assert_array_equal(getattr(fused, field), getattr(hosted, field), err_msg=field)
     assert fused.n_calls == hosted.n_calls == sum(seen) == np.sum(masks)
@@ -300,8 +300,11 @@ def test_invalid_likelihood_is_reported_and_never_accepted(value, kind):
     def rows(x):
         return tuple(np.asarray(a, np.float64) for a in inside(x))
 
-    make, likelihood = (drive.fused, inside) if kind == "fused" else (drive.hosted, rows)
-    out = make(c.kernel, likelihood, lambda _, function: jax.jit(function))(jax.random.key(24), c.params, walkers, THRESHOLD[where])
+    def compiled(_, function):
+        return jax.jit(function)
+
+    walk = drive.fused(c.kernel, inside, compiled) if kind == "fused" else drive.hosted(drive.steps_of(c.kernel, compiled), rows)
+    out = walk(jax.random.key(24), c.params, walkers, THRESHOLD[where])
     x, logL = out.invalid
     assert x.shape == (1, 2)
     assert logL.shape == (1,)
