@@ -19,6 +19,7 @@ import oracles  # noqa: E402
 
 import fusions  # noqa: E402
 
+jax.config.update("jax_cpu_enable_async_dispatch", val=False)  # nothing else runs while a program is compiled
 LOWERED, COMPILED = "/jax/core/compile/jaxpr_to_mlir_module_duration", "/jax/core/compile/backend_compile_duration"
 SMALL = 200  # instructions below which programs share a line of the table
 
