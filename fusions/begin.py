@@ -82,16 +82,19 @@ def _prior_draws(key, problem, settings, engine, ledger):
 
 
 def _above_floor(logL, n):
-    """Mark finite values (m,) above the floor, at which draws die at once, as those of zero likelihood do.
+    """Mark finite values (m,) above the floor, at or below which draws die at once, as those of zero likelihood do.
 
-    It is the lowest value, if the first n draws all have it, or if it is repeated and as low as `FLOOR`. A likelihood that has this value
-    at all draws is constant, unless it is as low as that.
+    It is the highest value that is repeated and as low as `FLOOR`, or else the lowest value if the first n draws all have it. A likelihood
+    that has that one at all draws is constant.
     """
     finite = np.isfinite(logL)
-    lowest = logL[finite].min(initial=np.inf)
-    is_floor = np.all(logL[:n] == lowest) or (lowest <= FLOOR and np.sum(logL == lowest) > 1)
-    above = finite & ((logL > lowest) | ~is_floor)
-    return above if above.any() or lowest <= FLOOR or len(logL) < MAX_PRIOR_DRAWS * n else finite
+    values, counts = np.unique(logL[finite], return_counts=True)
+    floors = values[(values <= FLOOR) & (counts > 1)]
+    if len(floors):
+        return finite & (logL > floors[-1])
+    if len(values) and np.all(logL[:n] == values[0]) and (len(values) > 1 or len(logL) < MAX_PRIOR_DRAWS * n):
+        return finite & (logL > values[0])
+    return finite
 
 
 def _nothing_found(logL):

@@ -42,6 +42,7 @@ class Block:
     draw : function (key, n) -> (n, d), or None for the standard normal or uniform angle.
     log_prob : log density in internal coordinates, (d,) -> scalar in JAX; None for the standard one.
     log_prob_traceable : whether `log_prob` runs without calling the host.
+    arguments : what a block of one parameter is made of, () for others.
     """
 
     names: tuple[str, ...]
@@ -53,6 +54,7 @@ class Block:
     draw: Callable[[Any, int], Any] | None = None
     log_prob: Callable[[Any], Any] | None = None
     log_prob_traceable: bool = True
+    arguments: tuple = ()
 
 
 def gaussian(names: Sequence[str], mean: Any, cov: Any) -> Block:
@@ -173,9 +175,9 @@ def one_parameter(name: str, value: Any) -> Block:
             f"write {name}=priors.uniform(lo, hi), or {name}=priors.delta(value) to fix it."
         )
         raise PriorError(msg)
-    theta = _Single(value)
+    theta = partial(_single if value.traceable else _host_single, distribution=value)
     periodic = (value.periodic,) * value.dim
-    return Block((name,), value.dim, theta, f"{name}={value!r}", periodic, value.traceable)
+    return Block((name,), value.dim, theta, f"{name}={value!r}", periodic, value.traceable, arguments=(value.name, *value.arguments))
 
 
 def positional(block: Any) -> Block:
@@ -189,20 +191,14 @@ def positional(block: Any) -> Block:
     raise PriorError(msg)
 
 
-@dataclass(frozen=True)
-class _Single:
-    """The map of one parameter, equal to another if the distributions are."""
+def _single(x: jax.Array, distribution: Distribution) -> jax.Array:
+    if distribution.dim == 0:
+        return jnp.full((1,), distribution.arguments[0], x.dtype)
+    return jnp.reshape(distribution.theta(x[0]), (1,)).astype(x.dtype)
 
-    distribution: Distribution
 
-    def __call__(self, x: Any) -> Any:
-        """Return theta (1,) at the internal coordinate x (1,)."""
-        distribution = self.distribution
-        if not distribution.traceable:
-            return np.asarray(distribution.theta(float(x[0])), float).reshape(1)
-        if distribution.dim == 0:
-            return jnp.full((1,), distribution.arguments[0], x.dtype)
-        return jnp.reshape(distribution.theta(x[0]), (1,)).astype(x.dtype)
+def _host_single(x: np.ndarray, distribution: Distribution) -> np.ndarray:
+    return np.asarray(distribution.theta(float(x[0])), float).reshape(1)
 
 
 def _cube(x: jax.Array, function: Callable) -> jax.Array:

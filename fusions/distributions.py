@@ -233,7 +233,7 @@ def from_scipy(frozen: Any) -> Distribution:
             f"got {frozen!r}. For a multivariate normal use priors.gaussian(names, mean, cov)."
         )
         raise PriorError(msg)
-    shapes, options = frozen.args[: family.numargs], dict(frozen.kwds)
+    shapes, options = frozen.args[: family.numargs], dict(sorted(frozen.kwds.items()))
     loc, scale = (*frozen.args[family.numargs :], None, None)[:2]
     loc = options.pop("loc", 0.0) if loc is None else loc
     scale = options.pop("scale", 1.0) if scale is None else scale
@@ -244,7 +244,7 @@ def from_scipy(frozen: Any) -> Distribution:
     loc, scale = _number("from_scipy", "loc", loc), _positive("from_scipy", "scale", scale)
     latent = tabulate(family(*shapes, **options), loc, scale)
     known = family.name if type(getattr(stats, family.name or "", None)) is type(family) else family  # a user's own equals itself
-    arguments = (known, *map(float, words[:-2]), loc, scale)
+    arguments = (known, *map(float, shapes), *(f"{name}={float(value)!r}" for name, value in options.items()), loc, scale)
     return Distribution("from_scipy", arguments, latent)
 
 

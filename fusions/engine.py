@@ -130,11 +130,12 @@ class Engine(NamedTuple):
 
 def make_engine(problem, settings, layout=ALONE):
     """Build the compiled functions of a `Problem` with the settings of an algorithm, once per `Layout`; equal problems share them."""
-    return _engine(problem, settings.kernel, layout, jnp.result_type(float))
+    return _engine(problem, problem.program(), settings.kernel, layout, jnp.result_type(float))
 
 
 @functools.lru_cache(maxsize=PROBLEMS)
-def _engine(problem, kernel, layout, precision):
+def _engine(problem, program, kernel, layout, precision):
+    del program  # that of the problem just now: what a function reads may have changed
     shared, own = _kernel(kernel, _space(problem, layout), precision), Counted(layout)
     evaluator = make_evaluator(problem, layout)
     if evaluator.inside is None:
@@ -159,11 +160,12 @@ def make_tools(problem, settings, layout=ALONE):
     -------
     Tools, () -> how often each function was traced so far, for whichever problem
     """
-    return _tools(problem, settings.kernel, settings.flow, layout, jnp.result_type(float))
+    return _tools(problem, problem.program(), settings.kernel, settings.flow, layout, jnp.result_type(float))
 
 
 @functools.lru_cache(maxsize=PROBLEMS)
-def _tools(problem, kernel, flow, layout, precision):
+def _tools(problem, program, kernel, flow, layout, precision):
+    del program
     space, enter, leave, latent, bounds = _coordinates(_space(problem, layout), problem.prior.bounded, precision)
     evaluator, own = make_evaluator(problem, layout), Counted(layout)
     moves, of_moves = _chains(kernel, space, precision)

@@ -16,6 +16,7 @@ from fusions.layout import ALONE
 from fusions.pool import check_pool, open_pool
 from fusions.tasks import ATTEMPTS, PoolFailure, Task
 
+AT_ONCE = 2048  # points of a result whose parameters are computed at once
 UNUSED = (
     "pool= was not used: JAX compiles this likelihood into the sampler. Type Problem(..., traceable=False) if the workers shall call it."
 )
@@ -58,10 +59,16 @@ def make_evaluator(problem, layout=ALONE):
 
 def verified(problem):
     """Return the problem, as a black box if JAX computes another likelihood than the user's own function, as `problem.frozen` tells."""
-    if problem.traceable and problem.frozen:
-        warnings.warn(problem.frozen, stacklevel=3)
-        return dataclasses.replace(problem, traceable=False)
-    return problem
+    if not problem.traceable or not problem.frozen:
+        return problem
+    if problem.insisted:
+        warnings.warn(f"{problem.frozen} It is compiled all the same, because of traceable=True.", stacklevel=3)
+        return problem
+    if not problem.noisy:
+        warnings.warn(
+            f"{problem.frozen} It is called as a black box: type Problem(..., traceable=False) to do without this message.", stacklevel=3
+        )
+    return dataclasses.replace(problem, traceable=False)
 
 
 def _in_parts(function, most):
@@ -169,7 +176,8 @@ def theta_of(problem, x, blobs):
     n_names = len(problem.prior.names)
     theta = np.empty((len(x), n_names + blobs.shape[1]))
     theta[:, n_names:] = blobs
-    theta[:, :n_names] = problem.prior.theta_rows(x)
+    for i in range(0, len(x), AT_ONCE):
+        theta[i : i + AT_ONCE, :n_names] = problem.prior.theta_rows(x[i : i + AT_ONCE])
     return theta
 
 

@@ -161,8 +161,19 @@ def on_host(function, row, dtype):
     """
 
     def call(rows):
-        shape = jax.ShapeDtypeStruct(rows.shape[:-1], dtype)
-        return jax.pure_callback(function, shape, rows, vmap_method="sequential")
+        """Send and fetch bits: the thread that calls back has the user's x64 flag, and JAX would round float64 there."""
+        wide, wide_value = rows.dtype == np.float64, np.dtype(dtype) == np.float64
+        sent = jax.lax.bitcast_convert_type(rows, jnp.uint32) if wide else rows
+        shape = (*rows.shape[:-1], 2) if wide_value else rows.shape[:-1]
+
+        def of_bits(bits):
+            values = np.ascontiguousarray(bits)
+            with precision_of("double" if wide else "single"):
+                value = np.asarray(function(values.view(np.float64)[..., 0] if wide else values), dtype)
+            return value[..., None].view(np.uint32) if wide_value else value
+
+        out = jax.pure_callback(of_bits, jax.ShapeDtypeStruct(shape, np.uint32 if wide_value else dtype), sent, vmap_method="sequential")
+        return jax.lax.bitcast_convert_type(out, jnp.float64) if wide_value else out
 
     def blocks(n, _, rows):
         size = max(1, CALLBACK_BYTES // (rows.shape[-1] * rows.dtype.itemsize))

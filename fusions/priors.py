@@ -38,7 +38,7 @@ from fusions.distributions import (
     uniform,
 )
 from fusions.errors import PriorError
-from fusions.numerics import drawn, identity_of, in_chunks, in_double, on_host
+from fusions.numerics import drawn, in_chunks, in_double, on_host
 
 __all__ = [
     "Block", "Distribution", "Prior", "beta", "cauchy", "check_names", "cosine", "delta", "exponential",
@@ -48,7 +48,7 @@ __all__ = [
 ]  # fmt: skip
 
 LOG_2PI = math.log(2 * math.pi)
-ROWS = 128  # points mapped to parameters at once, always in batches of this shape: a row has the same digits wherever it stands
+ROWS = 512  # points mapped to parameters at once, always in batches of this shape: a row has the same digits wherever it stands
 KEPT = 16  # priors whose compiled functions are kept
 HOPELESS_DRAWS = 100_000  # draws without one allowed point, after which a constraint is refused
 
@@ -156,8 +156,11 @@ class Prior:
         return hash(self._key)
 
     @property
-    def _key(self) -> tuple[Any, ...]:
-        return self.blocks, identity_of(self.transform), identity_of(self.constraint)
+    def _key(self) -> Any:
+        """Priors made of numbers are equal if these are; one with a function of the user's, which may change, equals itself alone."""
+        named = all(isinstance(argument, (float, str)) for block in self.blocks for argument in block.arguments or (None,))
+        own = self.transform is not None or self.constraint is not None or not named
+        return id(self) if own else tuple((block.label, block.arguments) for block in self.blocks)
 
     @property
     def density(self) -> StandardDensity | Density:
@@ -200,7 +203,7 @@ class Prior:
     def theta_rows(self, x: Any) -> np.ndarray:
         """Return all parameters (n, n_names) at points x (n, d), as NumPy float64, on the host."""
         if self.theta_traceable:
-            return _rows_of(self, "theta", x).astype(float).reshape(len(x), -1)
+            return _rows_of(self, "theta", x)
         return np.array([_host_vector(self, _finish(self, row)) for row in _front_rows(self, x)]).reshape(len(x), -1)
 
     @in_double
@@ -323,15 +326,18 @@ def _compiled(prior: Prior) -> dict[str, Callable]:
 
 
 def _rows_of(prior: Prior, name: str, x: Any) -> np.ndarray:
-    """Return a compiled function of the prior at points x (n, d), in NumPy, in batches of `ROWS`; empty for no point."""
-    x = np.asarray(_floating(x))
-    parts = [rows for (rows,) in in_chunks(lambda rows: (np.asarray(_compiled(prior)[name](rows)),), x, ROWS)]
-    return np.concatenate(parts) if parts else np.empty(0)
+    """Return a compiled function of the prior at points x (n, d), in NumPy, in batches of `ROWS`."""
+    x, function = np.asarray(_floating(x)), _compiled(prior)[name]
+    shape = jax.eval_shape(function, jax.ShapeDtypeStruct((ROWS, prior.dim), x.dtype))
+    out = np.empty((len(x), *shape.shape[1:]), float if jnp.issubdtype(shape.dtype, jnp.floating) else shape.dtype)
+    for i, (rows,) in enumerate(in_chunks(lambda rows: (np.asarray(function(rows)),), x, ROWS)):
+        out[i * ROWS : i * ROWS + len(rows)] = rows
+    return out
 
 
 def _front_rows(prior: Prior, x: Any) -> np.ndarray:
     """Return `_front` (n, m) at points x (n, d) in float64."""
-    return _rows_of(prior, "front", x).astype(float)
+    return _rows_of(prior, "front", x)
 
 
 def _ends(block: Block, rows: np.ndarray) -> bool:

@@ -1,6 +1,8 @@
 """The problem: a prior and a likelihood in any of the accepted forms."""
 
 import hashlib
+import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
@@ -42,6 +44,7 @@ class Problem:
     Attributes
     ----------
     names : parameters, then blobs.
+    insisted : whether ``traceable=True`` was typed.
 
     Examples
     --------
@@ -64,6 +67,7 @@ class Problem:
     @in_double
     def __post_init__(self) -> None:
         """Check the description and find out whether the likelihood can be traced."""
+        _set(self, insisted=self.traceable is True)
         _check_types(self)
         _set(self, blobs=_check_blobs(self), labels=_check_labels(self))
         _set(self, traceable=_find_traceable(self))
@@ -111,6 +115,24 @@ class Problem:
         """Return the internal coordinates, with the log density over rows (n, d) -> (n,) of the prior, renormalised on what is allowed."""
         prior, (log_mass, _) = self.prior, self.constraint_logmass
         return Space(prior.dim, prior.periodic, Density(prior, log_mass) if log_mass else prior.density, self.n_blobs)
+
+    def program(self) -> str:
+        """Return a digest of the program that JAX makes of prior and likelihood now: of what they close over too; "" for a black box.
+
+        A function stays the same when the data or the settings that it reads change; the digest does not.
+        """
+        if not self.traceable:
+            return ""
+
+        def both(x: jax.Array) -> Any:
+            return self.call_one(self.prior.theta(x)), self.prior.log_prob(x)
+
+        closed = jax.make_jaxpr(both)(jax.ShapeDtypeStruct((self.prior.dim,), jnp.result_type(float)))
+        text = re.sub(r" at 0x[0-9a-f]+", "", str(closed.jaxpr))
+        digest = hashlib.sha256(text.encode())
+        for value in closed.consts:
+            digest.update(np.asarray(value).tobytes())
+        return digest.hexdigest()
 
     def call_one(self, theta: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return log L () and blobs (b,) at theta (n_names,), inside JAX code."""
@@ -231,8 +253,23 @@ def _find_traceable(problem: Problem) -> bool:
         if wanted:
             msg = f"Problem: traceable=True, but tracing raised {type(error).__name__}: {error}"
             raise ProblemError(msg) from error
+        _warn_of_single(problem, error)
         return False
     return True
+
+
+def _warn_of_single(problem: Problem, error: Exception) -> None:
+    """Say so if JAX traces the likelihood in single precision alone, as with a loop whose float32 carry was made outside."""
+    try:
+        with precision_of("single"):
+            jax.eval_shape(problem.call_one, jax.ShapeDtypeStruct((len(problem.prior.names),), jnp.float32))
+    except Exception:  # noqa: BLE001 it is no JAX code at all
+        return
+    warnings.warn(
+        f"JAX traces the likelihood in single precision, but not in double ({type(error).__name__}: {str(error).splitlines()[0]}), so that "
+        "it is called as a slow black box. Make its arrays float64, for example the carry of a loop by jnp.zeros_like of a parameter.",
+        stacklevel=6,
+    )
 
 
 def _frozen(problem: Problem, theta: np.ndarray) -> str:
@@ -240,30 +277,34 @@ def _frozen(problem: Problem, theta: np.ndarray) -> str:
     own = _own_values(problem, theta), _own_values(problem, theta)
     if own[0] is None or own[1] is None:
         return ""
-    compiled = np.asarray(jax.jit(jax.vmap(lambda row: problem.call_one(row)[0]))(theta), float)
+    compiled = np.column_stack(jax.jit(jax.vmap(problem.call_one))(theta)).astype(float)
     with np.errstate(invalid="ignore"):
         far = ~(np.abs(compiled - own[0]) <= AGREED * np.maximum(1, np.abs(own[0])))
     for differ, other in ((own[0] != own[1], own[1]), (far & (compiled != own[0]), compiled)):
         differ &= ~(np.isnan(own[0]) & np.isnan(other))
         if differ.any():
-            i = int(np.argmax(differ))
+            i, column = np.argwhere(differ)[0]
             again = "called again" if other is own[1] else "compiled by JAX"
+            what = ("log L", *problem.blobs)[column]
             return (
-                f"The likelihood is called as a black box, because at {_describe(problem, theta[i])} it gives {own[0][i]:.10g}, and "
-                f"{other[i]:.10g} when {again}: it does more than arithmetic with its parameters. Type Problem(..., traceable=False) "
-                "to do without this message, or write it in jax.numpy."
+                f"JAX does not compile what this likelihood does: at {_describe(problem, theta[i])} it gives {what} = "
+                f"{own[0][i, column]:.10g}, and {other[i, column]:.10g} when {again}. Something beside arithmetic with parameters (text, "
+                "files, except, isinstance, random numbers) would be frozen."
             )
     return ""
 
 
 def _own_values(problem: Problem, theta: np.ndarray) -> np.ndarray | None:
-    """Return log L (n,) of the user's own function, called with plain numbers or else with JAX's; None if it takes neither."""
+    """Return log L and blobs (n, 1 + b) of the user's own function, called with NumPy's numbers or else JAX's; None if it takes neither.
+
+    NumPy's float64 is a float, but not one that JAX rounds to the precision of what it meets.
+    """
     try:
-        return problem.call_rows(theta)[0]
+        return np.array([np.hstack(_call_row(problem, row, list)) for row in theta])
     except LikelihoodError:  # it needs the methods of JAX's arrays, or makes complex numbers where JAX has NaN
         pass
     try:
-        return np.array([problem.call_one(jnp.asarray(row))[0] for row in theta], float)
+        return np.array([np.hstack(problem.call_one(jnp.asarray(row))) for row in theta], float)
     except Exception:  # noqa: BLE001 whatever a user's function raises
         return None
 
@@ -381,9 +422,9 @@ def _raised(error: BaseException, where: str) -> LikelihoodError:
     return LikelihoodError(f"Likelihood raised {text} at {where}. {advice_on(text)}")
 
 
-def _call_row(problem: Problem, row: np.ndarray) -> tuple[float, list[float]]:
-    """Return log L and blobs of the user's function at one point (n_names,)."""
-    argument = row.copy() if problem.array else _argument(problem, row.tolist())
+def _call_row(problem: Problem, row: np.ndarray, numbers: Callable = np.ndarray.tolist) -> tuple[float, list[float]]:
+    """Return log L and blobs of the user's function at one point (n_names,), which `numbers` turns into a list."""
+    argument = row.copy() if problem.array else _argument(problem, numbers(row))
     try:
         result = problem.loglikelihood(argument)
     except Exception as error:

@@ -161,13 +161,15 @@ class Session:
         return look_inside(self.problem)
 
     def watch(self):
-        """See whether floating-point numbers tell the live points apart: warn where they hardly do.
+        """See whether numbers tell the live points apart, until the dead hold half of the evidence: warn where they hardly do.
 
         Raises
         ------
         PrecisionError : if they do not.
         """
         state = self.mark.nested
+        if state.running.remaining(state.logL) < np.log(0.5):
+            return
         found = coarse(self.problem, state.x, state.logL, self.inside)
         new = [entry for entry in found if not any(f"in {entry.name}: " in note for note in self.notes)]
         self._tell([f"Precision is short: {entry}" for entry in new])

@@ -77,7 +77,8 @@ ALLOWED = {
         "algorithms.chains", "algorithms.modes", "algorithms.training", "estimators", "evidence", "flows.mixture", "kernels", "numerics",
     },
     "engine": {
-        "algorithms.refine", "edges", "evaluate", "flows.density", "kernels.base", "kernels.drive", "kernels.hamiltonian", "layout", "types",
+        "algorithms.refine", "edges", "evaluate", "flows.density", "kernels.base", "kernels.drive", "kernels.hamiltonian", "layout",
+        "types",
     },
     "again": {
         "algorithms", "algorithms.refine", "edges", "engine", "errors", "estimators", "evaluate", "flows.density", "numerics", "problem",

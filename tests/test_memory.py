@@ -86,4 +86,4 @@ def test_a_million_dead_points_in_fifty_dimensions():
     done = subprocess.run([sys.executable, DOCS / "memory.py"], capture_output=True, text=True, check=True, cwd=DOCS.parent)
     peaks = [float(line.split("|")[3].replace(",", "").split()[0]) for line in done.stdout.splitlines()[2:]]
     assert len(peaks) >= 9
-    assert max(peaks) < 2000
+    assert max(peaks) < 2200  # MB; coordinates of float64 are 400 of them

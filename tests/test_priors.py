@@ -15,6 +15,7 @@ from scipy import stats
 
 from fusions import priors as pr
 from fusions.errors import PriorError
+from fusions.numerics import precision_of
 
 
 def test_repr_equality_and_hash():
@@ -211,6 +212,27 @@ def test_constraint_restricts_samples_and_density(form):
     log_fraction, error = prior.log_mass(7, 4000)
     assert abs(log_fraction - math.log(0.5)) < 4 * error
     assert error == pytest.approx(1 / math.sqrt(4000), rel=0.1)
+
+
+def test_constraints_on_the_host_see_all_digits():
+    """Whatever thread calls back, and in log_prob too."""
+    seen = []
+
+    def constraint(p):
+        seen.append(float(p["t0"]))
+        return float(p["t0"]) - 2457394.5 > 0.01
+
+    def log_prob(w):
+        return float(stats.norm.logpdf(float(w[0])))
+
+    own = pr.joint(["w"], lambda key, n: np.asarray(jax.random.normal(key, (n, 1))), log_prob)
+    prior = pr.Prior(own, t0=pr.uniform(2457394, 2457395), constraint=constraint)
+    with precision_of("double"):
+        x, seen[:] = prior.sample(0, 64), []
+        density = np.asarray(jax.jit(jax.vmap(prior.log_prob))(x))
+    assert set(seen) == set(prior.theta_rows(x)[:, list(prior.names).index("t0")])
+    own = stats.norm.logpdf(prior.theta_rows(x)[:, list(prior.names).index("w")]) + stats.norm.logpdf(x[:, 1])
+    assert np.ptp(density - own) < 1e-12
 
 
 MANY_ROWS_ON_THE_HOST = """

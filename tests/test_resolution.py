@@ -3,6 +3,7 @@
 import math
 import random
 import subprocess
+import time
 import warnings
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from precision import enable_x64
+from scipy import stats
 
 import fusions
 from fusions import kernels
@@ -174,6 +176,34 @@ def test_a_likelihood_that_rounds_parameters_on_the_way():
     assert coarse(fine, fine.prior.sample(0, 64), -np.arange(64.0), look_inside(fine)) == []
 
 
+def test_integers_and_derived_constants_are_no_rounding():
+    prior = fusions.Prior(
+        n=pr.icdf(lambda u: jnp.floor(2457000 + 10 * u)), a=pr.uniform(1, 2), huge=pr.log_uniform(1e190, 1e200),
+        transform=lambda p: {"one": p["a"] / (p["a"] + 1) + 1 / (p["a"] + 1)},
+    )  # fmt: skip
+    problem = fusions.Problem(prior, lambda p: -p["a"])
+    assert coarse(problem, prior.sample(0, 64), -1e6 - np.arange(64.0), look_inside(problem)) == []
+
+
+def test_a_narrow_posterior_in_one_dimension_is_no_error():
+    """At the end live points are a hundredth as wide as the posterior, which numbers resolve well."""
+    start, width = 2457394.0, 1000 * np.spacing(2457394.0)
+    prior = fusions.Prior(t=pr.uniform(start, start + 1))
+    result = run(fusions.Problem(prior, lambda p: -0.5 * ((p["t"] - start - 0.4) / width) ** 2))
+    assert abs(result.logZ - math.log(width * math.sqrt(2 * math.pi))) < 4 * result.logZ_err
+
+
+def test_data_in_a_compiled_function_are_seen():
+    nested = fusions.Problem(DAY, lambda p: inside_jit(p["t0"]))
+    x = nested.prior.sample(0, 8)
+    assert "holds float32 data" in rounded_constants(nested, look_inside(nested), x, np.full(8, -10.0))[0]
+
+
+@jax.jit
+def inside_jit(t0):
+    return -0.5 * jnp.sum(((TIMES_SINGLE - t0) / 0.3) ** 2)
+
+
 # Functions that must not be traced --------------------------------------------------------------------------------
 
 
@@ -212,8 +242,8 @@ def guarded(p):
     return bowl(p) if isinstance(p["x"], float) else -1e10
 
 
-def guarded_type(p):
-    return bowl(p) if type(p["x"]) is float else 0.0
+def clocked(p):
+    return bowl(p) + 1e-3 * time.perf_counter()
 
 
 def noisy(p):
@@ -237,7 +267,7 @@ class Counter:
 def impure(path):
     path.write_text("-123")
     functions = (
-        by_text_of_parameters, stale_file(path), bare_except, minus_infinity, guarded, guarded_type, noisy, noisy_numpy, Counter(),
+        by_text_of_parameters, stale_file(path), bare_except, minus_infinity, guarded, clocked, noisy, noisy_numpy, Counter(),
         lambda p: float(f"{p['x']}".startswith("-")) if isinstance(p["x"], float) else 0.5,
     )  # fmt: skip
     return list(functions)
@@ -247,15 +277,33 @@ def test_functions_that_do_more_than_arithmetic_are_found_out(tmp_path):
     for likelihood in impure(tmp_path / "out"):
         problem = fusions.Problem(SQUARE, likelihood)
         assert problem.traceable
-        assert problem.frozen.startswith("The likelihood is called as a black box, because at x=")
+        assert problem.frozen.startswith("JAX does not compile what this likelihood does: at x=")
 
 
 def test_an_external_program_is_a_black_box():
     problem = fusions.Problem(SQUARE, bare_except)
-    with pytest.warns(UserWarning, match="called as a black box, because at x=.* and -1e.10 when compiled by JAX"):
+    with pytest.warns(UserWarning, match="at x=.*, and -1e.10 when compiled by JAX.* It is called as a black box"):
         result = run(problem)
     assert result.info["path"] == "hosted"
     assert abs(result.logZ - math.log(2 * math.pi * 0.01 / 4)) < 4 * result.logZ_err
+
+
+def test_traceable_by_order_is_a_warning_alone():
+    with pytest.warns(UserWarning, match="It is compiled all the same, because of traceable=True"):
+        assert run(fusions.Problem(SQUARE, guarded, traceable=True), max_calls=60).info["path"] == "traced"
+
+
+def test_declared_noise_is_a_black_box_without_a_word():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert run(fusions.Problem(SQUARE, noisy, noisy=True), max_calls=60).info["path"] == "hosted"
+
+
+def test_a_loop_that_double_precision_breaks_is_named():
+    carry = jnp.zeros((), jnp.float32)
+    with pytest.warns(UserWarning, match="traces the likelihood in single precision, but not in double"):
+        problem = fusions.Problem(SQUARE, lambda p: jax.lax.scan(lambda c, _: (c + p["x"], None), carry, None, length=3)[0])
+    assert not problem.traceable
 
 
 def test_noise_is_refused_as_in_a_black_box():
@@ -268,7 +316,9 @@ def test_noise_is_refused_as_in_a_black_box():
     [
         bowl, lambda p: -0.5 * jnp.sum(jnp.stack([p["x"], p["y"]]) ** 2) / 0.01, lambda p: 0.0 * p["x"],
         lambda p: jnp.where(p["x"] < 0, -jnp.inf, bowl(p)), lambda p: (p["x"] + 2.0) ** 0.5, jax.jit(bowl),
-        lambda p: p["x"].astype(jnp.float32) * 1e6, lambda p: jnp.log(p["x"]), lambda p: jnp.asarray(p["x"]).at[()].add(p["y"]),
+        lambda p: p["x"].astype(jnp.float32) * 1e6, lambda p: -0.5 * jnp.sum(((TIMES_SINGLE - p["x"]) / 0.3) ** 2),
+        lambda p: jnp.where(~(p["x"] < p["y"]), bowl(p), -jnp.inf), lambda p: jnp.log(p["x"]),
+        lambda p: jnp.asarray(p["x"]).at[()].add(p["y"]),
     ],
 )  # fmt: skip
 def test_functions_of_jax_are_compiled(likelihood):
@@ -292,6 +342,18 @@ def test_a_floor_is_no_plateau():
 def test_a_constant_likelihood_says_so():
     with pytest.warns(UserWarning, match="seems to be constant: log L = -3 at all 800 draws"):
         assert run(fusions.Problem(SQUARE, lambda p: -3.0)).logZ == pytest.approx(-3, abs=1e-12)
+
+
+def test_of_several_floors_the_highest_counts():
+    """What is above all stand-ins for zero likelihood is found, and its volume is right."""
+
+    def likelihood(p):
+        return -1e30 * (p["x"] < 0.9) - 1e30 * (p["y"] < 0) + bowl({"x": (p["x"] - 0.95) * 10, "y": p["y"] - 0.5})
+
+    result = run(fusions.Problem(SQUARE, likelihood), key=1)
+    edges = np.array([[-0.5, 0.5], [-5, 5]])
+    exact = math.log(2 * math.pi * 0.001 * np.prod(np.diff(stats.norm.cdf(edges * [[10], [1]]), axis=1)) / 4)
+    assert abs(result.logZ - exact) < 4 * result.logZ_err
 
 
 def test_what_is_rare_among_the_first_draws_is_looked_for():
