@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+os.environ["FUSIONS_CACHE"] = "off"
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import jax  # noqa: E402

@@ -41,7 +41,7 @@ calls = []
 
 def loglikelihood(p):
     calls.append(p)
-    return float("nan") if len(calls) > 700 else -50 * float(p["x"]) ** 2
+    return float("nan") if len(calls) > 150 else -50 * float(p["x"]) ** 2
 
 
 problem = fusions.Problem(prior, loglikelihood)

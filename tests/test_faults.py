@@ -12,6 +12,7 @@ import io
 import json
 import math
 import os
+import random
 import re
 import tempfile
 import warnings
@@ -29,7 +30,7 @@ from ledgers import make_result
 import fusions
 from fusions import cli, kernels, plot
 from fusions import priors as pr
-from fusions.errors import FileError, FusionsError, LikelihoodError, OptionError, PriorError, ProblemError, Status
+from fusions.errors import FileError, FusionsError, LikelihoodError, OptionError, PrecisionError, PriorError, ProblemError, Status
 from fusions.evaluate import make_evaluator, workers_of
 from fusions.result import Result
 
@@ -57,6 +58,17 @@ class Fault(NamedTuple):
     error: type
     match: str
     kept: str = ""
+
+
+def number(start, span, width, constant=0.0):
+    """Make a problem of one number within a span, in the middle of which is a normal likelihood of a relative width."""
+    prior = fusions.Prior(a=pr.uniform(start, start + span))
+    return fusions.Problem(prior, lambda p: -0.5 * ((p["a"] - start - 0.5 * span) / (width * span)) ** 2 + constant, traceable=False)
+
+
+HUGE = fusions.Problem(
+    fusions.Prior(u=pr.uniform(0, 10), transform=lambda p: {"a": p["u"] * 1e308}), lambda p: -p["u"], traceable=False
+)  # fmt: skip
 
 
 class Refused(Exception):
@@ -317,6 +329,21 @@ LIKELIHOODS = [
     Fault("MemoryError, later", lambda t: later(lambda p: raise_(MemoryError("8 GB"))), LikelihoodError, "raised MemoryError", COMPUTED),
     Fault("a list, later", lambda t: later(lambda p: [1.0, 2.0]), LikelihoodError, "returned a list of 2", COMPUTED),
 ]  # fmt: skip
+NUMBERS = [
+    Fault('precision="half"', lambda t: run(precision="half"), OptionError, 'precision of run to be "double" or "single", got \'half\''),
+    Fault(
+        "Julian days in single precision", lambda t: run(number(2457394, 1, 1e-3), precision="single"), PrecisionError, "in a: subtract"
+    ),
+    Fault("1000 ns in Unix time", lambda t: run(number(1.7e18, 1e9, 1e-6)), PrecisionError, "in a: subtract a ref"),
+    Fault("log L with a constant of -1e15", lambda t: run(number(0, 1, 0.1, -1e15)), PrecisionError, "in log L: leave a constant out"),
+    Fault("log L = -1e30 at all draws", lambda t: run(fusions.Problem(SQUARE, lambda p: -1e30)), LikelihoodError, "a stand-in for -inf"),
+    Fault("a prior of numbers beyond 1e308", lambda t: run(HUGE), LikelihoodError, "The prior gave u=.*, a=inf"),
+    Fault(
+        "random numbers in plain arithmetic", lambda t: run(fusions.Problem(SQUARE, lambda p: p["x"] + random.random())), LikelihoodError,
+        "not deterministic",
+    ),
+    Fault("cache_programs(3)", lambda t: fusions.cache_programs(3), OptionError, "the path of a folder or None, got 3"),
+]  # fmt: skip
 PRIORS = [
     Fault(
         "a transform that gives infinity at some points",
@@ -364,7 +391,8 @@ COMMANDS = [
           and command("plot", t), Refused, "is damaged"),
 ]  # fmt: skip
 GROUPS = {
-    "Saved runs": FILES, "Results": RESULTS, "Options": OPTIONS, "Likelihoods": LIKELIHOODS, "Priors": PRIORS, "Pools": POOLS,
+    "Saved runs": FILES, "Results": RESULTS, "Options": OPTIONS, "Likelihoods": LIKELIHOODS, "Numbers": NUMBERS,
+    "Priors": PRIORS, "Pools": POOLS,
     "Command line": COMMANDS,
 }  # fmt: skip
 FAULTS = {f"{group}: {fault.what}": fault for group, faults in GROUPS.items() for fault in faults}
