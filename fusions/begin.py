@@ -115,8 +115,8 @@ def _check_deterministic(problem, engine, x, logL, ledger):
     if differ.any():
         i = int(np.argmax(differ))
         raise LikelihoodError(
-            f"The likelihood is not deterministic: {float(logL[i])!r}, then {float(again[i])!r} at {describe(problem, x[i])}. Fix its random "
-            "seed, or type Problem(..., noisy=True) to accept the noise; the evidence is then that of the noisy likelihood."
+            f"The likelihood is not deterministic: {float(logL[i])!r}, then {float(again[i])!r} at {describe(problem, x[i])}. Fix its "
+            "random seed, or type Problem(..., noisy=True) to accept the noise; the evidence is then that of the noisy likelihood."
         )
 
 

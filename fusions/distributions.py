@@ -243,7 +243,8 @@ def from_scipy(frozen: Any) -> Distribution:
         raise PriorError(msg)
     loc, scale = _number("from_scipy", "loc", loc), _positive("from_scipy", "scale", scale)
     latent = tabulate(family(*shapes, **options), loc, scale)
-    known = family.name if type(getattr(stats, family.name or "", None)) is type(family) else family  # a user's own equals itself
+    name = str(getattr(family, "name", None) or type(family).__name__)
+    known = name if type(getattr(stats, name, None)) is type(family) else family  # one of the user's own equals itself alone
     arguments = (known, *map(float, shapes), *(f"{name}={float(value)!r}" for name, value in options.items()), loc, scale)
     return Distribution("from_scipy", arguments, latent)
 

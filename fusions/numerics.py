@@ -5,6 +5,7 @@ import functools
 import math
 import types
 from contextvars import ContextVar
+from typing import Any
 
 import jax
 import jax.experimental
@@ -13,7 +14,7 @@ import numpy as np
 from jax.custom_batching import custom_vmap
 
 PRECISIONS = ("double", "single")
-_enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64  # before jax 0.8
+_enable_x64: Any = getattr(jax, "enable_x64", getattr(jax.experimental, "enable_x64", None))  # the latter before jax 0.8
 _precision: ContextVar = ContextVar("precision", default=None)  # of the call that goes on
 GOLDEN = 0.5 * (math.sqrt(5) - 1)
 CALLBACK_BYTES = 65_536  # of rows handed to the host at once; over 100 kB JAX copies them in a thread that the callback may be blocking

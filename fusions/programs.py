@@ -12,6 +12,7 @@ import platform
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.monitoring
@@ -43,9 +44,9 @@ class Stopwatch:
         return time.perf_counter() - self._start - compiled, compiled
 
 
-def _listen(event, seconds, **_):
+def _listen(event: str, duration_secs: float, **_: Any) -> None:
     if event.rsplit("/", 1)[-1] in COMPILING:
-        _seconds[0] += seconds
+        _seconds[0] += duration_secs
 
 
 jax.monitoring.register_event_duration_secs_listener(_listen)

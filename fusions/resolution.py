@@ -5,8 +5,8 @@ teeth it was wrong by 0.04 nats, at fifty right. log L is known no better than t
 spreads by sqrt(d/2) nats. Live points are as wide as the posterior when the dead hold half of the evidence, and narrower later.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +60,7 @@ class Inside(NamedTuple):
 
     casts: bool
     constants: int
-    change: object
+    change: Callable[..., Any] | None
 
 
 def spacing(values: np.ndarray, largest: float) -> float:
@@ -173,7 +173,7 @@ def _casts(jaxpr) -> bool:
 @in_double
 def rounded_constants(problem: Problem, inside: Inside, x: np.ndarray, logL: np.ndarray) -> list[str]:
     """Warn of float32 data of a traced likelihood whose rounding matters near the highest points x (n, d) with logL (n,)."""
-    if not inside.constants:
+    if not inside.constants or inside.change is None:
         return []
     change = float(np.max(inside.change(problem.prior.theta_rows(x))))
     rounding = max(change, SINGLE * float(np.max(np.abs(logL))))
