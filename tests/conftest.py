@@ -14,9 +14,20 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from fusions import engine
+
+
+@pytest.fixture(autouse=True)
+def precision_stays():
+    """See that no test, and nothing that it calls, leaves another precision of JAX behind."""
+    before = jax.config.jax_enable_x64
+    yield
+    assert jax.config.jax_enable_x64 is before
+    assert jnp.zeros(()).dtype == (np.float64 if before else np.float32)
 
 
 @pytest.fixture(scope="module", autouse=True)

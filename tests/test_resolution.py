@@ -69,6 +69,67 @@ def test_julian_days_traced():
     np.testing.assert_allclose(result.logL, expected, rtol=1e-5)  # the compiled walk may round t0 otherwise, to the next number
 
 
+def normals(prior, centres, widths, ranges, log=()):
+    """Make a problem of independent normal factors, in the logarithm of some parameters, with its exact ln Z."""
+    exact = sum(math.log(w * math.sqrt(2 * math.pi) / r) for w, r in zip(widths, ranges, strict=True))
+
+    def likelihood(p):
+        values = [jnp.log(p[name] / c) if name in log else p[name] - c for name, c in zip(prior.names, centres, strict=True)]
+        return sum(-0.5 * (value / w) ** 2 for value, w in zip(values, widths, strict=True))
+
+    return prior, likelihood, exact
+
+
+def gaussian_process():
+    """Make a smooth process with little noise, whose covariance float32 can't invert; ln Z by quadrature."""
+    x, rng = np.linspace(0, 1, 60), np.random.default_rng(0)
+    y = np.sin(5 * x) + 1e-3 * rng.normal(size=60)
+
+    def likelihood(p):
+        cov = jnp.exp(-0.5 * ((x[:, None] - x) / p["scale"]) ** 2) + 1e-6 * jnp.eye(60)
+        factor = jnp.linalg.cholesky(cov)
+        return -0.5 * jnp.sum(jax.scipy.linalg.solve_triangular(factor, y, lower=True) ** 2) - jnp.sum(jnp.log(jnp.diag(factor)))
+
+    with enable_x64(True):  # noqa: FBT003
+        grid = np.linspace(0.3, 1.5, 2001)
+        logL = np.asarray(jax.vmap(lambda scale: likelihood({"scale": scale}))(grid))
+    exact = logL.max() + math.log(np.trapezoid(np.exp(logL - logL.max()), grid) / 1.2)
+    return fusions.Prior(scale=pr.uniform(0.3, 1.5)), likelihood, exact
+
+
+def fixed_epoch():
+    """Make a fit of a period with the epoch fixed in Julian days."""
+    times = 2457394.52207 + 0.35 * np.arange(20) + 0.01 * np.random.default_rng(1).normal(size=20)
+    prior = fusions.Prior(t0=pr.delta(2457394.52207), period=pr.uniform(0.3, 0.4))
+    phase, n = times - 2457394.52207, np.arange(20)
+    mean, width = (phase @ n) / (n @ n), 0.01 / math.sqrt(n @ n)
+    exact = -0.5 * (np.sum(phase**2) - (phase @ n) ** 2 / (n @ n)) / 1e-4 + math.log(width * math.sqrt(2 * math.pi) / 0.1)
+    assert 0.3 < mean < 0.4
+    return prior, lambda p: -0.5 * jnp.sum(((times - p["t0"] - p["period"] * n) / 0.01) ** 2), exact
+
+
+REPORTED = {
+    "GPS": lambda: normals(fusions.Prior(t=pr.uniform(1126259462.3, 1126259462.5)), [1126259462.42], [2e-3], [0.2]),
+    "widths of 1e-10": lambda: normals(fusions.Prior(x=pr.uniform(0, 1), y=pr.uniform(0, 1)), [0.37, 0.62], [1e-10, 1e-10], [1, 1]),
+    "tails to -1e16": lambda: normals(fusions.Prior(x=pr.uniform(-1e5, 1e5)), [0.37], [1e-3], [2e5]),
+    "erg/s": lambda: normals(fusions.Prior(x=pr.log_uniform(1e42, 1e48)), [3e45], [0.1], [math.log(1e6)], log=("x",)),
+    "cm2": lambda: normals(fusions.Prior(x=pr.log_uniform(1e-50, 1e-40)), [3e-46], [0.2], [math.log(1e10)], log=("x",)),
+    "a fixed epoch": fixed_epoch,
+    "a smooth Gaussian process": gaussian_process,
+}
+
+
+@pytest.mark.parametrize("name", REPORTED)
+def test_problems_that_users_of_other_samplers_reported(name):
+    prior, likelihood, exact = REPORTED[name]()
+    problem = fusions.Problem(prior, likelihood)
+    assert problem.traceable
+    assert problem.frozen == ""
+    result = run(problem, fusions.nested(n_live=100, kernel=kernels.HitAndRun(), kill=0.5, cost="cheap"))
+    assert result.status is Status.CONVERGED
+    assert abs(result.logZ - exact) < 4 * result.logZ_err
+
+
 def test_fixed_values_arrive_as_typed():
     prior = fusions.Prior(t0=pr.delta(2457394.52207), period=pr.delta(0.1), x=pr.uniform(0, 1))
     assert prior.theta_rows(np.zeros((1, 1)))[0, :2].tolist() == [2457394.52207, 0.1]
