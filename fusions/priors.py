@@ -66,8 +66,7 @@ class StandardDensity:
 
     def __call__(self, x: Any) -> Any:
         """Return the log density at x (..., d) [nats]; -inf where a coordinate is not finite."""
-        terms = jnp.where(np.array(self.periodic), jnp.full_like(x, -LOG_2PI), -0.5 * x * x - 0.5 * LOG_2PI)
-        return jnp.where(jnp.all(jnp.isfinite(x), axis=-1), jnp.sum(terms, axis=-1), -jnp.inf)
+        return jnp.where(jnp.all(jnp.isfinite(x), axis=-1), jnp.sum(_standard_terms(self.periodic, x), axis=-1), -jnp.inf)
 
 
 @dataclass(frozen=True)
@@ -276,9 +275,12 @@ def _slices(prior: Prior, x: Any) -> list[tuple[Block, Any]]:
 def _standard(prior: Prior, x: jax.Array) -> jax.Array:
     """Return the log density of all coordinates that are standard normal or uniform on the circle."""
     counted = np.concatenate([np.full(block.dim, block.log_prob is None) for block in prior.blocks])
-    angle = jnp.full_like(x, -LOG_2PI)
-    terms = jnp.where(np.array(prior.periodic), angle, -0.5 * x * x - 0.5 * LOG_2PI)
-    return jnp.sum(jnp.where(counted, terms, jnp.zeros_like(x)))
+    return jnp.sum(jnp.where(counted, _standard_terms(prior.periodic, x), jnp.zeros_like(x)))
+
+
+def _standard_terms(periodic: tuple[bool, ...], x: jax.Array) -> jax.Array:
+    """Return the log density of each coordinate (..., d), standard normal or uniform on the circle."""
+    return jnp.where(np.array(periodic), jnp.full_like(x, -LOG_2PI), -0.5 * x * x - 0.5 * LOG_2PI)
 
 
 def _draw(prior: Prior, key: Any, n: int) -> jax.Array:
