@@ -422,3 +422,31 @@ def test_what_is_rare_among_the_first_draws_is_looked_for():
     problem = fusions.Problem(SQUARE, lambda p: 10.0 if p["x"] > 0.98 else 0.0, traceable=False)
     result = run(problem, fusions.nested(n_live=40, kernel=kernels.HitAndRun()), key=1)
     assert abs(result.logZ - math.log(0.99 + 0.01 * math.exp(10))) < 4 * result.logZ_err
+
+
+def test_a_floor_of_any_depth_leaves_the_evidence_and_the_table_clean():
+    """Half of the prior has a stand-in for -inf: no warning of NumPy, a number in each row of the table, and the right volume."""
+
+    def likelihood(p):
+        return -1e250 if p["x"] < 0 else bowl({"x": p["x"] - 0.5, "y": p["y"]})
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        result = run(fusions.Problem(SQUARE, likelihood, traceable=False))
+        table = str(result)
+    assert abs(result.logZ - math.log(2 * math.pi * 0.01 / 4)) < 4 * result.logZ_err
+    assert "unknown" not in table
+    assert "e+250" not in table
+
+
+# Degenerate parameters --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("traceable", [True, False])
+def test_a_sum_of_three_parameters_alone_is_measured(traceable):
+    """The posterior is a sheet, 1e-5 of the prior thick: no plateau, and the evidence by convolution of the three uniform priors."""
+    prior = fusions.Prior(a=pr.uniform(0, 1), b=pr.uniform(0, 1), c=pr.uniform(0, 1))
+    problem = fusions.Problem(prior, lambda p: -0.5 * ((p["a"] + p["b"] + p["c"] - 1.5) / 1e-5) ** 2, traceable=traceable)
+    result = run(problem, fusions.nested(n_live=100, kernel=kernels.HitAndRun(), kill=0.5, cost="cheap"))
+    assert result.status is Status.CONVERGED
+    assert abs(result.logZ - math.log(0.75 * 1e-5 * math.sqrt(2 * math.pi))) < 4 * result.logZ_err  # the density of the sum at 1.5 is 3/4
