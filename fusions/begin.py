@@ -123,12 +123,12 @@ def _check_deterministic(problem, engine, x, logL, ledger):
 def _suspicious(logL):
     """Warn of piles of equal values and of floors that stand in for zero likelihood; returns the warnings."""
     values, counts = np.unique(logL, return_counts=True)
-    notes, share = [], counts.max() / len(logL)
+    notes, share, pile = [], counts.max() / len(logL), values[np.argmax(counts)]
     if len(values) == 1:
         notes.append(f"The likelihood seems to be constant: log L = {values[0]:.6g} at all {len(logL):,} draws from the prior.")
-    elif share > PILE:
+    elif share > PILE and pile > FLOOR:
         notes.append(
-            f"{100 * share:.3g} % of the prior draws have log L = {values[np.argmax(counts)]:.6g} exactly: a plateau. It is handled; see "
+            f"{100 * share:.3g} % of the prior draws have log L = {pile:.6g} exactly: a plateau. It is handled; see "
             "whether an underflow or an error value in the likelihood makes it."
         )
     if logL.min() <= FLOOR:

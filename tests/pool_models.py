@@ -102,6 +102,7 @@ class Fault:
         if self.folder is None:
             return True
         try:
+            Path(self.folder).mkdir(exist_ok=True)
             (Path(self.folder) / "seen").touch(exist_ok=False)
         except FileExistsError:
             return False
@@ -121,14 +122,13 @@ class Fault:
 
 
 class Flaky:
-    """Raise at every n-th call of a process."""
+    """Raise at one in n points, the first time that any process asks for it; a folder remembers which these were."""
 
-    def __init__(self, n):
-        self.n, self.n_calls = n, 0
+    def __init__(self, n, folder):
+        self.n, self.folder = n, folder
 
     def __call__(self, p):
-        self.n_calls += 1
-        if self.n_calls % self.n == 0:
+        if int(1e6 * p["x"]) % self.n == 0 and Fault("fail", self.folder / repr(p["x"])).is_first():
             raise OSError("file server is away")
         return quiet(p)
 

@@ -16,7 +16,7 @@ CASES = list(itertools.product(ADAPTERS, PROBLEMS, range(5)))
 
 
 @pytest.mark.parametrize(
-    ("adapter", "name", "seed"), [case if case in FAST else pytest.param(*case, marks=pytest.mark.calibration) for case in CASES]
+    ("adapter", "name", "seed"), [case if case in FAST else pytest.param(*case, marks=pytest.mark.slow) for case in CASES]
 )
 def test_evidence(adapter, name, seed):
     found = ap.solved(adapter, name, seed, N_LIVE if (adapter, name, seed) in FAST else 100)
@@ -43,7 +43,7 @@ def test_posterior_and_circle(adapter):
 
 
 @pytest.mark.parametrize(
-    "adapter", ["cobaya", pytest.param("numpyro", marks=pytest.mark.calibration)]
+    "adapter", ["cobaya", pytest.param("numpyro", marks=pytest.mark.slow)]
 )  # bilby is interrupted by a signal in test_bilby.py
 def test_stopped_run_resumes_to_the_numbers_of_an_undisturbed_one(adapter, tmp_path):
     folder = str(tmp_path / adapter)

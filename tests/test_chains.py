@@ -112,6 +112,7 @@ def test_kernels_are_tuned_on_the_other_fold_after_a_while(plane):
         assert not rows & {tuple(row) for row in chains.x[:, i % 2 :: 2].reshape(-1, 2).tolist()}
 
 
+@pytest.mark.slow
 def test_chains_keep_the_posterior_that_they_start_from():
     """Chains whose kernels are always tuned on their own places lose its tails: mean log L -0.80."""
     problem, rng, means = oracles.rosenbrock(2).problem, np.random.default_rng(13), []
@@ -193,6 +194,7 @@ def test_folds_keep_apart(mixture):
     np.testing.assert_array_equal(logL[chain == 0], chains.logL[:, 1])
 
 
+@pytest.mark.slow
 def test_a_lost_tail_fills_and_the_chains_know_that_it_is_not_full():
     oracle = oracles.rosenbrock(4)
     tools, _ = make_tools(oracle.problem, Refine())

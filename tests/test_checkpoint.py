@@ -621,6 +621,7 @@ def test_disk_that_is_full_for_a_while(tmp_path, monkeypatch):
 # SIGKILL ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_kill_loop():
     """The short version of ``python tests/kill_loop.py 200``; the pooled case first runs without its pool, as a black box."""
     command = [sys.executable, Path(__file__).with_name("kill_loop.py"), "6", "--cases", "traced", "pooled"]

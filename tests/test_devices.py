@@ -65,16 +65,19 @@ def alone(tmp_path_factory):
 # Devices ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_slices_on_eight_devices_equal_those_on_one(alone):
     assert alone["devices"] == 8
     assert alone["slice"] < 1e-6
     assert alone["repeated"]
 
 
+@pytest.mark.slow
 def test_run_in_small_batches_goes_on_with_one_device(alone):
     assert alone["resumed on one device"] < 1e-6
 
 
+@pytest.mark.slow
 def test_each_function_is_compiled_once(alone):
     one, many, flow, flow_on_many = alone["compilations"]
     assert many == one == 3
@@ -82,15 +85,18 @@ def test_each_function_is_compiled_once(alone):
     assert alone["recompiled"] == 0
 
 
+@pytest.mark.slow
 def test_rows_of_a_flow_on_eight_devices(alone):
     """Matrix products of fewer rows differ in the last bits, so rows are not bit-equal."""
     assert max(alone["rows"]) < 1e-5
 
 
+@pytest.mark.slow
 def test_trajectories_on_eight_devices(alone):
     assert max(alone["trajectories"]) < 1e-4
 
 
+@pytest.mark.slow
 def test_flow_kernel_on_eight_devices(alone):
     pulls = [(many - one) / np.hypot(one_err, many_err) for one, one_err, many, many_err in alone["flow ln Z"]]
     assert len(pulls) == 5
@@ -101,6 +107,7 @@ def test_flow_kernel_on_eight_devices(alone):
 # Hosts ------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(alone, tmp_path):
     first, second = on_two_hosts(tmp_path)
     for host in (first, second):
@@ -115,7 +122,7 @@ def test_two_processes_equal_one(alone, tmp_path):
     assert not (tmp_path / "1").exists()
 
 
-@pytest.mark.calibration
+@pytest.mark.slow
 def test_refine_phase_in_two_processes(tmp_path):
     first, second = on_two_hosts(tmp_path, "refine")
     assert first["digest"] == second["digest"]

@@ -40,7 +40,7 @@ def quick(request, monkeypatch, tmp_path):
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("page", [pytest.param(page, marks=pytest.mark.calibration) if page in REFINED else page for page in PAGES])
+@pytest.mark.parametrize("page", [pytest.param(page, marks=pytest.mark.slow) if page in REFINED else page for page in PAGES])
 def test_blocks_run(page):
     found = blocks(page)
     assert len(found) >= LEAST.get(page, 1)

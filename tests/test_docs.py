@@ -24,6 +24,7 @@ def test_examples_in_docstrings():
     assert not [name for name, result in tried.items() if result.failed]
 
 
+@pytest.mark.slow
 def test_site_builds_without_a_warning(tmp_path):
     pytest.importorskip("myst_nb")
     pytest.importorskip("furo")

@@ -98,6 +98,7 @@ def test_what_lies_outside_costs_no_call_and_comes_to_the_edge():
     np.testing.assert_allclose(problem.prior.theta_rows(tools.leave(y))[1:, 0], [5, -5], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_posterior_cut_by_edges_is_covered_to_its_end():
     """A ridge with an end in the corner of the prior: no point there has many times more posterior than draws."""
     rng, n, width = np.random.default_rng(0), 15_000, 0.05

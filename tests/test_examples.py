@@ -34,14 +34,16 @@ def test_example_is_short(name):
     assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) < LONGEST
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("nested_alone")
-@pytest.mark.parametrize("name", [pytest.param("gaussian", marks=pytest.mark.calibration), "rosenbrock"])
+@pytest.mark.parametrize("name", [pytest.param("gaussian", marks=pytest.mark.slow), "rosenbrock"])
 def test_example(name, capsys):
     module = importlib.import_module(name)
     assert_right(module.main(n_live=N_LIVE), module.LOG_Z)
     assert "exact" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("nested_alone")
 def test_black_box_example(capsys):
     module = importlib.import_module("black_box")
@@ -52,6 +54,7 @@ def test_black_box_example(capsys):
     assert "exact" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("nested_alone")
 def test_pool_example(capsys):
     module = importlib.import_module("pool")
@@ -61,7 +64,7 @@ def test_pool_example(capsys):
     assert "4 workers (processes)" in capsys.readouterr().out
 
 
-@pytest.mark.calibration
+@pytest.mark.slow
 @pytest.mark.usefixtures("nested_alone")
 def test_custom_prior_example(capsys):
     module = importlib.import_module("custom_prior")
@@ -71,7 +74,7 @@ def test_custom_prior_example(capsys):
     assert "exact" in capsys.readouterr().out
 
 
-@pytest.mark.calibration
+@pytest.mark.slow
 @pytest.mark.usefixtures("nested_alone")
 def test_exoplanet_example(capsys):
     module = importlib.import_module("exoplanet_rv")
@@ -81,6 +84,7 @@ def test_exoplanet_example(capsys):
     assert "ln B" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("nested_alone")
 def test_demo_writes_results_figures_and_summary(tmp_path, capsys):
     demo = importlib.import_module("demo")
@@ -95,7 +99,7 @@ def test_demo_writes_results_figures_and_summary(tmp_path, capsys):
     assert "log10 B" in capsys.readouterr().out
 
 
-@pytest.mark.calibration
+@pytest.mark.slow
 def test_bilby_example(capsys):
     pytest.importorskip("bilby", reason="bilby is not installed")
     module = importlib.import_module("bilby_model_selection")
@@ -105,7 +109,7 @@ def test_bilby_example(capsys):
     assert "ln B against 2" in capsys.readouterr().out
 
 
-@pytest.mark.calibration
+@pytest.mark.slow
 def test_cobaya_example(capsys):
     pytest.importorskip("cobaya", reason="cobaya is not installed")
     module = importlib.import_module("cobaya_bao")

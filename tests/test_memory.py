@@ -81,7 +81,7 @@ def test_moments_are_summed_in_parts(monkeypatch):
     np.testing.assert_allclose(sd, np.sqrt(p @ (theta - p @ theta) ** 2), rtol=1e-9)
 
 
-@pytest.mark.calibration
+@pytest.mark.slow
 def test_a_million_dead_points_in_fifty_dimensions():
     done = subprocess.run([sys.executable, DOCS / "memory.py"], capture_output=True, text=True, check=True, cwd=DOCS.parent)
     peaks = [float(line.split("|")[3].replace(",", "").split()[0]) for line in done.stdout.splitlines()[2:]]

@@ -262,6 +262,7 @@ def test_modes_without_mass_are_given_up():
     assert len(found.logZ) == 2
 
 
+@pytest.mark.slow
 def test_a_refine_phase_regains_a_mode_that_live_points_lost():
     """Three modes have points at the posterior, that of 0.4 only some that died six of its widths outside."""
     oracle, rng = oracles.mixture(3), np.random.default_rng(8)

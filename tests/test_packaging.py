@@ -13,7 +13,7 @@ from test_doc_blocks import blocks
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.calibration
+@pytest.mark.slow
 def test_wheel_runs_the_quickstart(tmp_path):
     subprocess.run([sys.executable, "-m", "build", "--outdir", str(tmp_path / "dist"), str(ROOT)], check=True)
     (wheel,), (sdist,) = (tmp_path / "dist").glob("*.whl"), (tmp_path / "dist").glob("*.tar.gz")

@@ -30,7 +30,7 @@ def test_paper_shows_every_figure_and_cites_what_is_in_the_bibliography():
     assert set(re.findall(r"@([A-Z]\w+\d{4})", text)) == set(re.findall(r"@\w+\{(\w+),", bibliography))
 
 
-@pytest.mark.calibration
+@pytest.mark.slow
 def test_paper_builds(tmp_path):
     pytest.importorskip("pypandoc")
     pytest.importorskip("typst")

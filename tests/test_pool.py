@@ -285,8 +285,8 @@ def test_worker_killed_from_outside(switch):
 
 
 @pytest.mark.parametrize("name", ["processes", "threads", "map"])
-def test_rare_errors_are_repeated(name, switch, alone):
-    switch(pool_models.Flaky(300))
+def test_rare_errors_are_repeated(name, switch, alone, tmp_path):
+    switch(pool_models.Flaky(300, tmp_path))
     pool = {"processes": 2, "threads": concurrent.futures.ThreadPoolExecutor(1), "map": OnlyMap()}[name]
     result = run(pool=pool)
     assert_same(result, alone)
@@ -343,11 +343,11 @@ class Later:
     """Behave for some calls of the process, then fail at each."""
 
     def __init__(self, n):
-        self.n, self.flaky = n, pool_models.Flaky(1)
+        self.n, self.fails = n, pool_models.Fault("fail")
 
     def __call__(self, p):
         self.n -= 1
-        return pool_models.quiet(p) if self.n > 0 else self.flaky(p)
+        return pool_models.quiet(p) if self.n > 0 else self.fails.fail()
 
 
 def test_what_was_computed_before_is_kept(switch):

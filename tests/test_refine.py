@@ -144,6 +144,7 @@ def log_ball(x):
     return -0.5 * np.sum(x**2, axis=1) - np.log(2 * np.pi)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("draw", "logp", "shares"), [(draw_ring, log_ring, (0.7, 0.91)), (draw_ball, log_ball, (0.09, 0.5))])
 def test_kernels_get_the_share_that_the_flow_leaves_them(draw, logp, shares):
     """The flow is one normal component, which a ring needs kernels for and a ball does not."""
@@ -157,6 +158,7 @@ def test_kernels_get_the_share_that_the_flow_leaves_them(draw, logp, shares):
     assert found.ess > 0.4 * len(x)
 
 
+@pytest.mark.slow
 def test_the_base_as_it_is_gets_what_the_flow_spoils():
     """In 16 dimensions from 300 points: the velocity field learns their noise."""
     dim, rng = 16, np.random.default_rng(0)
@@ -217,6 +219,7 @@ def weighted_components(rows, seed):
     return int(jnp.isfinite(base.logweights).sum()), base
 
 
+@pytest.mark.slow
 def test_rows_held_out_choose_few_components_where_rows_are_few():
     rng = np.random.default_rng(2)
     used, base = weighted_components(rng.normal(size=(1200, 8)), 0)
@@ -256,6 +259,7 @@ def test_longer_components_are_longer_along_one_axis_and_do_not_go_round_a_circl
     np.testing.assert_allclose(circle[1], np.diag([0.01, 1.0]), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_good_last_round_is_among_the_final_draws(ball, monkeypatch):
     problem, result = ball
     made = []
@@ -296,6 +300,7 @@ def test_a_velocity_is_learned_where_rounds_make_no_progress(shares, stalled):
     assert refinement._stalled([(0.0, 0.1, share) for share in shares], 0.3) == stalled
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cost", "stalled", "bent"), [("cheap", True, False), ("expensive", False, False), ("expensive", True, True)])
 def test_kernels_and_gaussians_save_the_training_of_a_velocity(monkeypatch, cost, stalled, bent):
     """The same problem where they do, where they are said not to, and where calls are cheap."""
@@ -388,7 +393,8 @@ def test_the_bridge_uses_draws_of_the_present_flows_alone(ball, monkeypatch):
     np.testing.assert_allclose(beside, alone)
 
 
-@pytest.mark.parametrize("name", ["shells2", pytest.param("linear_gaussian5", marks=pytest.mark.calibration)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["shells2", pytest.param("linear_gaussian5", marks=pytest.mark.slow)])
 def test_refined_evidence(name):
     oracle = oracles.ORACLES[name]()
     result = fusions.run(oracle.problem, fusions.nested(n_live=200, cost="expensive"), key=1, refine=LIGHT, progress=False)
@@ -413,6 +419,7 @@ EXACT = np.log(2 * np.pi * 0.01 / 4)
 FEW = fusions.nested(n_live=60)
 
 
+@pytest.mark.slow
 def test_black_box_with_blobs_and_storage_under_a_constraint(tmp_path):
     """Half of the box is allowed, and half of the likelihood: renormalising the prior leaves ln Z as it is, in each estimate."""
     half = pr.Prior(x=pr.uniform(-1, 1), y=pr.uniform(-1, 1), constraint=lambda p: p["x"] < p["y"])
@@ -439,6 +446,7 @@ def needle(p):
     return -0.5 * (p["y"] / 0.1) ** 2 + float(np.log1p(np.exp(14 - 0.5 * ((p["x"] - 0.37) / 1e-4) ** 2)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", [0, 1])
 def test_what_draws_have_found_is_not_forgotten(key):
     exact = np.log(np.sqrt(2 * np.pi) * 0.1 / 2 * (1 + np.exp(14) * np.sqrt(2 * np.pi) * 1e-4))
@@ -471,6 +479,7 @@ def test_no_refinement_where_no_calls_are_left():
     assert capped.headline.name == "volumes"
 
 
+@pytest.mark.slow
 def test_call_limit_holds_and_a_second_run_is_the_same_without_compilation():
     limit = 30_000
     result, again = (fusions.run(QUADRATIC, FEW, refine=QUICK, progress=False, max_calls=limit) for _ in range(2))

@@ -26,7 +26,7 @@ def test_notebook_is_that_of_its_script(name):
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2
 
 
-@pytest.mark.calibration
+@pytest.mark.slow
 @pytest.mark.parametrize("name", make.NAMES)
 def test_notebook_runs(name):
     assert make.execute(name).cells[-1].execution_count
