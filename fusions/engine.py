@@ -129,8 +129,13 @@ class Engine(NamedTuple):
 
 
 def make_engine(problem, settings, layout=ALONE):
-    """Build the compiled functions of a `Problem` with the settings of an algorithm, once per `Layout`; equal problems share them."""
-    return _engine(problem, problem.program(), settings.kernel, layout, jnp.result_type(float))
+    """Build the compiled functions of a `Problem` with the settings of an algorithm, once per `Layout`; problems of a form share them."""
+    engine = _engine(problem.form(), problem.program(), settings.kernel, layout, jnp.result_type(float))
+    if not problem.arrays:
+        return engine
+    arrays = layout.placed(problem.arrays)
+    evaluator = engine.evaluator._replace(rows=functools.partial(engine.evaluator.rows, arrays=arrays))
+    return engine._replace(evaluator=evaluator, walk=functools.partial(engine.walk, arrays=arrays))
 
 
 @functools.lru_cache(maxsize=PROBLEMS)
@@ -154,13 +159,18 @@ def _space(problem, layout):
 
 
 def make_tools(problem, settings, layout=ALONE):
-    """Build the compiled functions of a `Problem` with the settings of a refine phase, once per `Layout`; equal problems share them.
+    """Build the compiled functions of a `Problem` with the settings of a refine phase, once per `Layout` and form of a problem.
 
     Returns
     -------
     Tools, () -> how often each function was traced so far, for whichever problem
     """
-    return _tools(problem, problem.program(), settings.kernel, settings.flow, layout, jnp.result_type(float))
+    tools, traces = _tools(problem.form(), problem.program(), settings.kernel, settings.flow, layout, jnp.result_type(float))
+    if problem.arrays:
+        arrays = layout.placed(problem.arrays)
+        target, trajectory = functools.partial(tools.target, arrays=arrays), tools.trajectory
+        tools = tools._replace(target=target, trajectory=trajectory and functools.partial(trajectory, arrays=arrays))
+    return tools, traces
 
 
 @functools.lru_cache(maxsize=PROBLEMS)
@@ -176,12 +186,12 @@ def _tools(problem, program, kernel, flow, layout, precision):
 
     logprior = host(logprior)
 
-    def target(y):
+    def target(y, arrays=()):
         inside = logprior(y)
         wanted, x = np.isfinite(inside), leave(y)
         logL, blobs = np.full(len(x), -np.inf), np.zeros((len(x), problem.n_blobs))
         if evaluator.inside is not None:
-            logL[:], blobs[:] = evaluator.rows(x)
+            logL[:], blobs[:] = evaluator.rows(x, arrays)
         elif wanted.any():
             logL[wanted], blobs[wanted] = evaluator.rows(x[wanted])
         reject_invalid(problem, x[wanted], logL[wanted])
@@ -219,15 +229,15 @@ def _trajectory(problem, space, latent, bounds, counted):
     """Make the function that moves chains along trajectories, on the host; None if the likelihood has no gradient."""
     inside = make_evaluator(problem).inside
 
-    def likelihood(y):
-        return inside(latent(y))[0]
+    def likelihood(y, arrays):
+        return inside(latent(y), arrays)[0]
 
-    if inside is None or not differentiable(likelihood, space.dim):
+    if inside is None or not differentiable(likelihood, space.dim, problem.arrays):
         return None
     compiled = counted("trajectory", make_trajectory(space, likelihood, bounds))
 
-    def trajectory(key, y, widths, step, n_steps):
-        y, *columns = compiled(key, y, widths.astype(y.dtype), y.dtype.type(step), np.int32(n_steps))
+    def trajectory(key, y, widths, step, n_steps, arrays=()):
+        y, *columns = compiled(key, y, widths.astype(y.dtype), y.dtype.type(step), np.int32(n_steps), arrays)
         return np.asarray(y), *(np.asarray(column, np.float64) for column in columns)
 
     return trajectory

@@ -28,7 +28,8 @@ class Evaluator(NamedTuple):
 
     Attributes
     ----------
-    inside : x (n, d) -> (logL (n,), blobs (n, b)) for use inside jit; None for a black box.
+    inside : x (n, d), arrays of the data -> (logL (n,), blobs (n, b)) for use inside jit; None for a black box. Without
+        arrays they are those of the problem.
     rows : the same for numpy arrays on the host, float64.
     """
 
@@ -40,18 +41,21 @@ def make_evaluator(problem, layout=ALONE):
     """Make the `Evaluator` of a `Problem` in a `Layout`."""
     if not problem.traceable:
         most = layout.max_batch if problem.vectorized else None
-        return Evaluator(None, _in_parts(lambda x: _call_rows(problem, _theta_rows(problem, x)), most))
+        in_parts = _in_parts(lambda x: _call_rows(problem, _theta_rows(problem, x)), most)
+        return Evaluator(None, lambda x, arrays=(): in_parts(x))
 
-    def one(x):
+    def one(x, arrays):
         theta = problem.prior.theta(x)
-        logL, blobs = problem.call_one(theta)
+        logL, blobs = problem.call_one(theta, arrays)
         return jnp.where(jnp.all(jnp.isfinite(theta)), logL, -jnp.inf).astype(x.dtype), jnp.asarray(blobs, x.dtype)
 
-    inside = layout.rowwise(jax.vmap(one))
+    def inside(x, arrays=()):
+        return layout.rowwise(jax.vmap(lambda row: one(row, arrays)))(x)
+
     compiled = layout.compiled(inside)
 
-    def rows(x):
-        logL, blobs = compiled(x)
+    def rows(x, arrays=()):
+        logL, blobs = compiled(x, arrays)
         return np.asarray(logL, np.float64), np.asarray(blobs, np.float64)
 
     return Evaluator(inside, rows)
@@ -103,7 +107,7 @@ def workers_of(problem, pool, timeout):
         warnings.warn(UNUSED, stacklevel=4)
     elif pool is not None:
         names = None if problem.array else problem.prior.names
-        opened = open_pool(Task(problem.loglikelihood, names, problem.vectorized), pool, timeout)
+        opened = open_pool(Task(problem.loglikelihood, names, problem.vectorized, problem.rest), pool, timeout)
     token = _WORKERS.set((problem, opened))
     try:
         yield lambda: _pool_facts(opened, unused=pool is not None and opened is None)

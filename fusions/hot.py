@@ -87,7 +87,7 @@ def hot_start(problem, result):
     )  # fmt: skip
     return Problem(
         Prior(block), Shifted(problem.loglikelihood, problem.array, bool(problem.blobs)), labels=problem.labels, blobs=problem.blobs,
-        array=problem.array, vectorized=problem.vectorized, traceable=problem.traceable, noisy=problem.noisy,
+        array=problem.array, vectorized=problem.vectorized, traceable=problem.traceable, noisy=problem.noisy, data=problem.data,
     )  # fmt: skip
 
 

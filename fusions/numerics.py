@@ -2,7 +2,9 @@
 
 import contextlib
 import functools
+import hashlib
 import math
+import re
 import types
 from contextvars import ContextVar
 from typing import Any
@@ -12,8 +14,10 @@ import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_batching import custom_vmap
+from jax.extend.core import ClosedJaxpr
 
 PRECISIONS = ("double", "single")
+ADDRESS = r" at 0x[0-9a-f]+"  # in the text of a program that calls functions
 _enable_x64: Any = getattr(jax, "enable_x64", getattr(jax.experimental, "enable_x64", None))  # the latter before jax 0.8
 _precision: ContextVar = ContextVar("precision", default=None)  # of the call that goes on
 GOLDEN = 0.5 * (math.sqrt(5) - 1)
@@ -48,10 +52,44 @@ def in_double(function):
 
 
 def identity_of(function):
-    """Return what tells a function from others: methods are the same if their objects and functions are."""
+    """Return what tells a function from others: methods and partials are the same if what they are made of is."""
     if isinstance(function, types.MethodType):
         return id(function.__self__), function.__func__
+    if isinstance(function, functools.partial):
+        named = ((name, _identity(value)) for name, value in sorted(function.keywords.items()))
+        return identity_of(function.func), *map(_identity, function.args), *named
     return id(function)
+
+
+def _identity(value):
+    """Return a value that others can be compared with, or else which object it is."""
+    try:
+        hash(value)
+    except TypeError:
+        return id(value)
+    return type(value), value
+
+
+def programs_within(jaxpr):
+    """List the closed programs within a program of JAX, such as those of jit and of loops."""
+    for equation in jaxpr.eqns:
+        for value in equation.params.values():
+            yield from (part for part in (value if isinstance(value, (tuple, list)) else [value]) if isinstance(part, ClosedJaxpr))
+
+
+def constants_of(closed):
+    """List the arrays that a program of JAX and those within it close over."""
+    yield from closed.consts
+    for part in programs_within(closed.jaxpr):
+        yield from constants_of(part)
+
+
+def digest_of(closed):
+    """Return a digest of the text of a program of JAX and of the arrays that it closes over; of functions it has the names alone."""
+    digest = hashlib.sha256(re.sub(ADDRESS, "", str(closed.jaxpr)).encode())
+    for value in constants_of(closed):
+        digest.update(np.asarray(value).tobytes())
+    return digest.hexdigest()
 
 
 def least_width(dtype):

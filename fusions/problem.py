@@ -1,9 +1,9 @@
 """The problem: a prior and a likelihood in any of the accepted forms."""
 
 import hashlib
-import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from typing import Any
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fusions.errors import LikelihoodError, ProblemError, advice_on
-from fusions.numerics import identity_of, in_double, precision_of
+from fusions.numerics import digest_of, identity_of, in_double, precision_of
 from fusions.priors import Density, Prior, check_names
 from fusions.types import Space
 
@@ -40,6 +40,8 @@ class Problem:
         an (n, n_names) array), and returns (n,), with blobs (n, b) or a dict of (n,) arrays; (n,) for one blob.
     traceable : whether the likelihood is JAX code; found by tracing it if None.
     noisy : the likelihood gives different values at the same point, on purpose.
+    data : handed to the likelihood as a second argument, a tree of arrays and anything else. Problems
+        that differ only in the values of its arrays share all compiled programs.
 
     Attributes
     ----------
@@ -63,6 +65,7 @@ class Problem:
     vectorized: bool = False
     traceable: bool | None = None
     noisy: bool = False
+    data: Any = None
 
     @in_double
     def __post_init__(self) -> None:
@@ -83,7 +86,38 @@ class Problem:
     @property
     def _key(self) -> tuple[Any, ...]:
         forms = self.blobs, self.array, self.vectorized, self.traceable, self.noisy
-        return self.prior, identity_of(self.loglikelihood), *forms
+        leaves, tree = jax.tree.flatten(self.data)
+        return self.prior, identity_of(self.loglikelihood), *forms, tree, tuple(map(_key_of_leaf, leaves))
+
+    @property
+    def rest(self) -> tuple[Any, ...]:
+        """What the likelihood takes after the parameters: the data, or nothing."""
+        return () if self.data is None else (self.data,)
+
+    @property
+    def arrays(self) -> tuple[Any, ...]:
+        """The arrays of numbers among the data: arguments of the programs that JAX compiles. Anything else is fixed in them."""
+        return tuple(filter(_is_array, jax.tree.leaves(self.data))) if self.takes_arrays else ()
+
+    @cached_property
+    def takes_arrays(self) -> bool:
+        """Whether JAX traces the likelihood without the values of its data; it does not if these decide how to compute."""
+        if not self.traceable:
+            return False
+        theta = jax.ShapeDtypeStruct((len(self.prior.names),), jnp.result_type(float))
+        try:
+            jax.eval_shape(self.call_one, theta, tuple(filter(_is_array, jax.tree.leaves(self.data))))
+        except Exception:  # noqa: BLE001 whatever a user's function raises
+            return False
+        return True
+
+    def form(self) -> "Problem":
+        """Return the problem without the values of its `arrays`: the same for all data of a kind, which programs are compiled for."""
+        if not self.arrays:
+            return self
+        form = copy(self)
+        _set(form, data=jax.tree.map(lambda leaf: _shape(leaf) if _is_array(leaf) else leaf, self.data))
+        return form
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -124,20 +158,21 @@ class Problem:
         if not self.traceable:
             return ""
 
-        def both(x: jax.Array) -> Any:
-            return self.call_one(self.prior.theta(x)), self.prior.log_prob(x)
+        def both(x: jax.Array, arrays: tuple[jax.Array, ...]) -> Any:
+            return self.call_one(self.prior.theta(x), arrays), self.prior.log_prob(x)
 
-        closed = jax.make_jaxpr(both)(jax.ShapeDtypeStruct((self.prior.dim,), jnp.result_type(float)))
-        text = re.sub(r" at 0x[0-9a-f]+", "", str(closed.jaxpr))
-        digest = hashlib.sha256(text.encode())
-        for value in closed.consts:
-            digest.update(np.asarray(value).tobytes())
-        return digest.hexdigest()
+        x = jax.ShapeDtypeStruct((self.prior.dim,), jnp.result_type(float))
+        closed = jax.make_jaxpr(both)(x, tuple(map(_shape, self.arrays)))
+        return digest_of(closed)
 
-    def call_one(self, theta: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Return log L () and blobs (b,) at theta (n_names,), inside JAX code."""
-        dtype = theta.dtype
-        logL, blobs = _checked(self, self.loglikelihood(_argument(self, theta)))
+    def call_one(self, theta: jax.Array, arrays: tuple[jax.Array, ...] | None = None) -> tuple[jax.Array, jax.Array]:
+        """Return log L () and blobs (b,) at theta (n_names,), inside JAX code, with other `arrays` in the data if given."""
+        dtype, rest = theta.dtype, self.rest
+        if arrays:
+            leaves, tree = jax.tree.flatten(self.data)
+            given = iter(arrays)
+            rest = (jax.tree.unflatten(tree, [next(given) if _is_array(leaf) else leaf for leaf in leaves]),)
+        logL, blobs = _checked(self, self.loglikelihood(_argument(self, theta), *rest))
         values = [jnp.asarray(value).astype(dtype) for value in blobs]
         return jnp.asarray(logL).astype(dtype), jnp.stack(values) if values else jnp.zeros((0,), dtype)
 
@@ -309,6 +344,30 @@ def _own_values(problem: Problem, theta: np.ndarray) -> np.ndarray | None:
         return None
 
 
+# Data ---------------------------------------------------------------------------------------------
+
+
+def _is_array(leaf: Any) -> bool:
+    """Tell whether a part of the data is an array of numbers, or stands for one."""
+    if not isinstance(leaf, (np.ndarray, jax.Array, jax.ShapeDtypeStruct)):
+        return False
+    return any(jnp.issubdtype(leaf.dtype, kind) for kind in (np.number, np.bool_, jax.dtypes.prng_key))
+
+
+def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
+    """Return what stands for an array in programs."""
+    return jax.ShapeDtypeStruct(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype, allow_extended_dtype=True))
+
+
+def _key_of_leaf(leaf: Any) -> Any:
+    """Return what tells a part of the data from others: its values if they are there, and numbers or text; else the object."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf.shape, leaf.dtype
+    if isinstance(leaf, np.ndarray | jax.Array) and leaf.dtype != object and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return leaf.shape, leaf.dtype, hashlib.sha256(np.asarray(leaf).tobytes()).digest()
+    return (type(leaf), leaf) if isinstance(leaf, (bool, int, float, complex, str, bytes)) else id(leaf)
+
+
 # Calls of the user's function -------------------------------------------------------------------------
 
 
@@ -426,7 +485,7 @@ def _call_row(problem: Problem, row: np.ndarray, numbers: Callable = np.ndarray.
     """Return log L and blobs of the user's function at one point (n_names,), which `numbers` turns into a list."""
     argument = row.copy() if problem.array else _argument(problem, numbers(row))
     try:
-        result = problem.loglikelihood(argument)
+        result = problem.loglikelihood(argument, *problem.rest)
     except Exception as error:
         raise _raised(error, _describe(problem, row)) from error
     return _read_row(problem, row, result)
@@ -454,7 +513,7 @@ def _call_batch(problem: Problem, theta: np.ndarray) -> tuple[np.ndarray, np.nda
     if n == 0:
         return np.zeros(0), np.zeros((0, problem.n_blobs))
     try:
-        result = problem.loglikelihood(_argument(problem, theta.copy()))
+        result = problem.loglikelihood(_argument(problem, theta.copy()), *problem.rest)
     except Exception as error:
         raise _raised(error, _find_raising(problem, theta)) from error
     return _read_batch(problem, theta, result)
@@ -501,7 +560,7 @@ def _find_raising(problem: Problem, theta: np.ndarray) -> str:
 def _raises(problem: Problem, theta: np.ndarray) -> bool:
     """Tell whether a vectorized function raises on a batch."""
     try:
-        problem.loglikelihood(_argument(problem, theta.copy()))
+        problem.loglikelihood(_argument(problem, theta.copy()), *problem.rest)
     except Exception:  # whatever a user's function raises
         return True
     return False

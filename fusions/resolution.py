@@ -14,7 +14,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from fusions.errors import PrecisionError
-from fusions.numerics import in_double
+from fusions.numerics import constants_of, in_double, programs_within
 from fusions.problem import Problem
 
 COARSE, BLIND = 1e3, 30  # spacings in a spread, below which there is a warning, and an error
@@ -120,27 +120,13 @@ def look_inside(problem: Problem) -> Inside:
         values = [np.asarray(jax.jit(jax.vmap(jaxpr_as_fun(program)))(theta)[0]) for program in programs]
         return np.abs(values[1] - values[0]) / 2  # a digit is off by half of the last place at most
 
-    return Inside(_casts(closed.jaxpr), sum(map(_is_narrow, _constants(closed))), change)
+    return Inside(_casts(closed.jaxpr), sum(map(_is_narrow, constants_of(closed))), change)
 
 
 def _is_narrow(value) -> bool:
     """Tell whether an array holds fewer digits than float64."""
     dtype = getattr(value, "dtype", np.dtype(int))
     return jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize < 8
-
-
-def _parts(jaxpr):
-    """List the closed programs within a program, such as those of jit and of loops."""
-    for equation in jaxpr.eqns:
-        for value in equation.params.values():
-            yield from (part for part in (value if isinstance(value, (tuple, list)) else [value]) if isinstance(part, ClosedJaxpr))
-
-
-def _constants(closed):
-    """List the arrays that a program and those within it close over."""
-    yield from closed.consts
-    for part in _parts(closed.jaxpr):
-        yield from _constants(part)
 
 
 def _moved(closed, rng):
@@ -167,7 +153,7 @@ def _casts(jaxpr) -> bool:
         if equation.primitive.name == "convert_element_type" and equation.invars[0].aval.dtype == np.float64:
             if _is_narrow(equation.outvars[0].aval):
                 return True
-    return any(_casts(part.jaxpr) for part in _parts(jaxpr))
+    return any(_casts(part.jaxpr) for part in programs_within(jaxpr))
 
 
 @in_double

@@ -26,17 +26,19 @@ class Task(NamedTuple):
     function : the likelihood.
     names : parameters of a dict argument, or None for an array.
     vectorized : whether a row stands for many points.
+    rest : further arguments.
     """
 
     function: Any
     names: tuple | None
     vectorized: bool = False
+    rest: tuple = ()
 
     def __call__(self, row):
         """Call the function at a row (n_names,), or at points (n, n_names)."""
         if self.names is None:
-            return self.function(row.copy())
-        return self.function(dict(zip(self.names, row.T.copy() if self.vectorized else row.tolist(), strict=True)))
+            return self.function(row.copy(), *self.rest)
+        return self.function(dict(zip(self.names, row.T.copy() if self.vectorized else row.tolist(), strict=True)), *self.rest)
 
 
 class Shifted(NamedTuple):
@@ -53,12 +55,12 @@ class Shifted(NamedTuple):
     array: bool
     blobs: bool
 
-    def __call__(self, p):
+    def __call__(self, p, *rest):
         """Call the function, at one point or at many."""
         if self.array:
-            returned, ratio = self.function(p[..., :-1]), p[..., -1]
+            returned, ratio = self.function(p[..., :-1], *rest), p[..., -1]
         else:
-            returned, ratio = self.function({name: value for name, value in p.items() if name != RATIO}), p[RATIO]
+            returned, ratio = self.function({name: value for name, value in p.items() if name != RATIO}, *rest), p[RATIO]
         if self.blobs:
             logL, blobs = returned
             return logL + ratio, blobs

@@ -39,6 +39,7 @@ PROBLEMS = {
     "dict": fusions.Problem(SQUARE, dict_form, labels={"a": "a"}),
     "array": fusions.Problem(SQUARE, array_form, array=True),
     "black box": fusions.Problem(SQUARE, dict_form, traceable=False),
+    "data": fusions.Problem(SQUARE, lambda p, centre: -jnp.sum((jnp.stack([p["a"], p["w"]]) - centre) ** 2), data=np.array([0.3, 6.1])),
     "batch with blobs": fusions.Problem(SQUARE, batch_form, vectorized=True, blobs=("r",)),
     "host prior": fusions.Problem(fusions.Prior(**PARAMETERS, transform=host), dict_form),
 }

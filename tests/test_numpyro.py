@@ -263,3 +263,26 @@ def test_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "numpyro", None)
     with pytest.raises(ModuleNotFoundError, match=r'Type pip install "fusions\[numpyro\]"'):
         fusions.from_numpyro(discrete)
+
+
+def test_other_observations_of_a_kind_compile_nothing():
+    """They are data of the problem, unless a prior depends on them."""
+
+    def model(x, y):
+        slope = numpyro.sample("slope", dist.Normal(0, 10))
+        numpyro.sample("y", dist.Normal(slope * x, 1.0), obs=y)
+
+    def scaled(x, y):
+        slope = numpyro.sample("slope", dist.Normal(0, jnp.max(x)))
+        numpyro.sample("y", dist.Normal(slope * x, 1.0), obs=y)
+
+    x = np.linspace(1, 2, 5)
+    one, other = (fusions.from_numpyro(model, x, y) for y in (x, 3 * x))
+    assert len(one.arrays) == 2
+    assert one != other
+    assert one.form() == other.form()
+    assert one.program() == other.program()
+    assert fusions.from_numpyro(model, 2 * x, x).form() == one.form()
+    assert fusions.from_numpyro(scaled, 2 * x, x).form() != fusions.from_numpyro(scaled, x, x).form()
+    assert fusions.from_numpyro(scaled, x, 2 * x).form() == fusions.from_numpyro(scaled, x, x).form()
+    assert other.call_rows([[3.0]])[0] - one.call_rows([[1.0]])[0] == pytest.approx(0)

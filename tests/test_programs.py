@@ -1,10 +1,12 @@
 """Compiled programs: who shares them, and the folder that keeps them."""
 
+import concurrent.futures
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from scipy import stats
@@ -14,6 +16,7 @@ from fusions import kernels
 from fusions import priors as pr
 from fusions.engine import forget, make_engine, make_tools
 from fusions.errors import OptionError
+from fusions.evaluate import make_evaluator, workers_of
 from fusions.numerics import precision_of
 from fusions.programs import Stopwatch, _prune
 
@@ -83,6 +86,64 @@ def test_what_knows_no_likelihood_is_compiled_once():
     assert counts == [3, 0, 0, 1, 1]
     assert values[0] == values[2]
     assert len(set(values)) == 4
+
+
+def far_from(p, data):
+    return -0.5 * sum((p["x"] - centre) ** 2 for centre in data["centres"]) / data["width"] ** 2 - p["y"] ** 2
+
+
+def about(centre, width=0.1, **options):
+    return fusions.Problem(square(), far_from, data={"centres": centre + np.zeros(3), "width": width}, **options)
+
+
+def test_other_data_of_a_kind_compile_nothing():
+    """Values of arrays are arguments of the programs; numbers and shapes are fixed in them."""
+    forget()
+    found = [
+        fusions.run(problem, ALGORITHM, key=0, refine=False, progress=False)
+        for problem in (about(0.3), about(0.7), about(0.3, width=0.2), fusions.Problem(square(), lambda p: far_from(p, about(0.7).data)))
+    ]
+    assert [result.n_compilations for result in found] == [3, 0, 1, 1]
+    means = [np.average(result.theta[:, 0], weights=np.exp(result.evidence.logw)) for result in found]
+    assert means[:2] == pytest.approx([0.3, 0.7], abs=0.1)
+    assert found[1].logZ == pytest.approx(found[3].logZ, abs=1e-8)
+
+
+def test_refine_phases_of_other_data_share_their_programs():
+    with precision_of("double"):
+        one, other = (make_tools(about(centre), fusions.Refine())[0] for centre in (0.3, 0.7))
+        for name in ("target", "trajectory"):
+            assert getattr(one, name).func is getattr(other, name).func
+        y = one.draw(jax.random.key(0), one.init(jax.random.key(0)))
+        for tools, problem in ((one, about(0.3)), (other, about(0.7))):
+            np.testing.assert_allclose(tools.target(y)[0], problem.call_rows(problem.prior.theta_rows(tools.leave(y)))[0])
+
+
+def test_problems_of_equal_data_are_equal():
+    assert about(0.3) == about(0.3)
+    assert about(0.3) != about(0.7)
+    assert about(0.3).form() == about(0.7).form()
+    assert about(0.3).form() != about(0.3, width=0.2).form()
+    assert about(0.3, traceable=False).form() != about(0.7, traceable=False).form()
+
+
+def test_data_that_decide_how_to_compute_are_fixed():
+    """JAX can't trace such a function of the data, only one of the parameters."""
+    problem = fusions.Problem(square(), lambda p, data: -p["x"] if data.sum() > 0 else p["x"], data=np.ones(3))
+    assert problem.traceable
+    assert not problem.arrays
+    assert problem.form() != fusions.Problem(problem.prior, problem.loglikelihood, data=-np.ones(3)).form()
+    assert fusions.Problem(square(), far_from, data={"centres": np.ones(2), "width": 1}, traceable=False).call_rows([[0.5, 0]])[0] == -0.25
+
+
+@pytest.mark.parametrize("pool", [None, concurrent.futures.ThreadPoolExecutor(1)])
+def test_data_reach_a_black_box(pool):
+    for options in ({"traceable": False}, {"vectorized": True}):
+        problem = about(0.3, **options)
+        x = problem.prior.sample(0, 3)
+        with workers_of(problem, pool, None):
+            found = make_evaluator(problem).rows(x)[0]
+        np.testing.assert_allclose(found, about(0.3).call_rows(problem.prior.theta_rows(x))[0])
 
 
 def test_what_a_function_reads_counts():

@@ -7,6 +7,7 @@ the map from coordinates to values runs the model once.
 
 import itertools
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+from jax.extend.core import ClosedJaxpr, Var
 from numpyro import handlers
 from numpyro.distributions import biject_to, constraints
 from numpyro.distributions.distribution import (
@@ -30,7 +32,7 @@ from numpyro.distributions.distribution import (
 from fusions.blocks import Block
 from fusions.distributions import cauchy_map, cotangent, exponential_map, half_normal_map, turns, uniform_map, unit_interval
 from fusions.errors import ProblemError
-from fusions.numerics import in_double
+from fusions.numerics import ADDRESS, digest_of, in_double
 from fusions.priors import Prior
 from fusions.problem import Problem
 from fusions.quantiles import cut
@@ -68,8 +70,8 @@ def make_problem(model, args, kwargs):
     derived = {name: jnp.shape(site["value"]) for name, site in sites.items() if site["type"] == "deterministic"}
     walk = _Walk(partial(model, *args, **kwargs), tuple(latents))
     blobs = tuple(itertools.chain.from_iterable(_components(name, shape) for name, shape in derived.items()))
-    likelihood = partial(_loglikelihood, model=walk.model, latents=walk.latents, derived=tuple(derived))
-    return Problem(Prior(_block(walk)), likelihood, blobs=blobs, array=True, traceable=True)
+    likelihood = partial(_loglikelihood, model=model, latents=walk.latents, derived=tuple(derived))
+    return Problem(Prior(_block(walk)), likelihood, blobs=blobs, array=True, traceable=True, data=(args, kwargs))
 
 
 # Latent sites -------------------------------------------------------------------------------------------------
@@ -318,7 +320,20 @@ def _block(walk: _Walk) -> Block:
     if not all(kind.standard for kind in kinds):
         draw = jax.jit(jax.vmap(walk.draw))
         own = {"draw": lambda key, n: draw(jax.random.split(key, n)), "log_prob": lambda x: walk.values(x)[1]}
-    return Block(names, len(flags), lambda x: walk.values(x)[0], f"numpyro({words})", flags, **own)
+    return Block(names, len(flags), lambda x: walk.values(x)[0], f"numpyro({words})", flags, **own, arguments=_program(walk))
+
+
+def _program(walk):
+    """Return a digest of what the prior computes, without the data that the likelihood alone reads; () if its text does not tell it all."""
+    closed = jax.make_jaxpr(walk.values)(jax.ShapeDtypeStruct((sum(latent.dim for latent in walk.latents),), jnp.result_type(float)))
+    needed, equations = {v for v in closed.jaxpr.outvars if isinstance(v, Var)}, []
+    for equation in reversed(closed.jaxpr.eqns):
+        if needed.intersection(equation.outvars):
+            equations.append(equation)
+            needed.update(v for v in equation.invars if isinstance(v, Var))
+    known = {v: value for v, value in zip(closed.jaxpr.constvars, closed.consts, strict=True) if v in needed}
+    jaxpr = closed.jaxpr.replace(eqns=equations[::-1], constvars=list(known))
+    return () if re.search(ADDRESS, str(jaxpr)) else (digest_of(ClosedJaxpr(jaxpr, list(known.values()))),)
 
 
 def _components(name, shape):
@@ -333,11 +348,12 @@ def _flat(values, latents, dtype):
 # The likelihood ---------------------------------------------------------------------------------------------------
 
 
-def _loglikelihood(theta, model, latents, derived):
-    """Return log L of the observed sites at theta (k,), with the deterministic sites (b,) if there are any."""
+def _loglikelihood(theta, data, model, latents, derived):
+    """Return log L of the observed sites at theta (k,), with the deterministic sites (b,) if there are any; data are args and kwargs."""
+    args, kwargs = data
     ends = np.cumsum([0, *(math.prod(latent.shape) for latent in latents)])
     values = {latent.name: jnp.reshape(theta[a:b], latent.shape) for latent, a, b in zip(latents, ends[:-1], ends[1:], strict=True)}
-    sites = handlers.trace(handlers.substitute(model, data=values)).get_trace()
+    sites = handlers.trace(handlers.substitute(model, data=values)).get_trace(*args, **kwargs)
     observed = [site for site in sites.values() if site["type"] == "sample" and site["is_observed"]]
     logL = sum((_log_prob(site) for site in observed), start=jnp.zeros((), theta.dtype))
     if not derived:

@@ -47,18 +47,18 @@ def trail_slots(key):
 
 
 def fused(kernel, inside, compiled) -> Callable:
-    """Make a walk (key, params, walkers, threshold, spent) -> Walk that runs inside one jit.
+    """Make a walk (key, params, walkers, threshold, spent, arrays) -> Walk that runs inside one jit.
 
     Parameters
     ----------
     kernel : Kernel
-    inside : x (n, d) -> (logL (n,), blobs (n, b)), traceable.
+    inside : x (n, d), arrays of the data -> (logL (n,), blobs (n, b)), traceable.
     compiled : (name, function) -> the function under jit.
 
     The walk's `spent` is called with the number of likelihood calls when they are made.
     """
 
-    def loop(key, params, walkers, threshold):
+    def loop(key, params, walkers, threshold, arrays):
         k_init, k_walk, k_trail = jax.random.split(key, 3)
         slots = trail_slots(k_trail)
         zero = jnp.zeros_like(walkers.active)
@@ -78,7 +78,7 @@ def fused(kernel, inside, compiled) -> Callable:
         def body(carry):
             i, s, logL, blobs, moved, trail, n_calls, invalid, example = carry
             s, x, wanted = kernel.propose(jax.random.fold_in(k_walk, i), s)
-            new_logL, new_blobs = inside(x)
+            new_logL, new_blobs = inside(x, arrays)
             bad = wanted & (jnp.isnan(new_logL) | (new_logL == jnp.inf))
             s, accepted = kernel.accept(s, wanted & ~bad & (new_logL > threshold))
             logL, blobs = jnp.where(accepted, new_logL, logL), jnp.where(accepted[:, None], new_blobs, blobs)
@@ -105,9 +105,9 @@ def fused(kernel, inside, compiled) -> Callable:
 
     loop = compiled("walk", loop)
 
-    def walk(key, params, walkers, threshold, spent=lambda n_calls: None):
+    def walk(key, params, walkers, threshold, spent=lambda n_calls: None, arrays=()):
         threshold = jnp.asarray(threshold, walkers.x.dtype)
-        x, logL, blobs, moved, trail, n_calls, n_rows, info, invalid, example = loop(key, params, walkers, threshold)
+        x, logL, blobs, moved, trail, n_calls, n_rows, info, invalid, example = loop(key, params, walkers, threshold, arrays)
         spent(int(n_calls))
         invalid = tuple(np.asarray(a) for a in example) if invalid else None
         return Walk(
