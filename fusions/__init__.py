@@ -7,6 +7,7 @@ _EXPORTS = {
     "Prior": "fusions.priors",
     "run": "fusions.driver",
     "cache_programs": "fusions.driver",
+    "clear_cache": "fusions.engine",
     "Refine": "fusions.algorithms.refine",
     "attach": "fusions.again",
     "hot_start": "fusions.hot",

