@@ -34,14 +34,14 @@ def default_kernel():
     return Cycle((FlowKernel(), Jump(), HitAndRun()))
 
 
-def nested_sampling(n_live=500, *, kernel=None, kill=0.1, precision=None, cost=None, **unknown):
+def nested_sampling(n_live=500, *, kernel=None, kill=None, precision=None, cost=None, **unknown):
     """Set up nested sampling with flow-matched replacements.
 
     Parameters
     ----------
     n_live : live points; the error of ln Z is about sqrt(D_KL / n_live).
     kernel : settings of the kernel, for example `kernels.FlowKernel(n_moves=8)`; None for the default cycle.
-    kill : share of the live points replaced between two trainings.
+    kill : share of the live points replaced between two trainings; None for 0.3 if likelihood calls are cheap, 0.1 if they are expensive.
     precision : stop when the live points' volume, at their highest likelihood, holds less than this share of the evidence; None for 0.01
         if likelihood calls are cheap, 0.1 if they are expensive.
     cost : "cheap" for long walks, whose volumes alone make a calibrated ln Z; "expensive" for the fewest likelihood calls, which leaves
@@ -59,14 +59,15 @@ def nested_sampling(n_live=500, *, kernel=None, kill=0.1, precision=None, cost=N
             f"Unknown option {name!r} of nested. " + (f"Did you mean {close[0]}?" if close else f"Options: {', '.join(OPTIONS)}.")
         )
     n_live = _checked_number(n_live, Integral, lambda v: v >= 20, "n_live to be an integer >= 20", "n_live=500")
-    kill = _checked_number(kill, Real, lambda v: 0 < v <= 0.5, "0 < kill <= 0.5, the share of live points replaced per level", "kill=0.1")
+    if kill is not None:
+        kill = _checked_number(kill, Real, lambda v: 0 < v <= 0.5, "0 < kill <= 0.5, a share of the live points per level", "kill=0.1")
     if precision is not None:
         precision = _checked_number(precision, Real, lambda v: 0 < v < 1, "0 < precision < 1, a share of the evidence", "precision=1e-2")
     if cost is not None and cost not in (*COSTS, "auto"):
         raise OptionError(f'Expected cost to be "cheap", "expensive", "auto" or None, got {cost!r}. Type cost="cheap".')
     if kernel is not None and not is_settings(kernel):
         raise OptionError(f"Expected kernel settings such as kernels.FlowKernel() or kernels.Cycle((...)), got {kernel!r}.")
-    return nested.Nested(n_live + n_live % 2, kernel or default_kernel(), float(kill), precision, cost)
+    return nested.Nested(n_live + n_live % 2, kernel or default_kernel(), kill and float(kill), precision, cost)
 
 
 def _checked_number(value, kind, accept, wanted, example):

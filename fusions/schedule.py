@@ -9,6 +9,9 @@ import numpy as np
 from fusions.algorithms import nested
 
 COSTS = {"cheap": 1e-2, "expensive": 1e-1}  # schedules and their precision
+# Share of the live points replaced per level. A level multiplies the volume by 1 - f and adds f / (1 - f) / n_live to its variance, so the
+# error of ln Z grows as sqrt(f / (1 - f) / -ln(1 - f)), by 1.03, 1.10 and 1.20 for 0.1, 0.3 and 0.5, and trainings fall as 1 / -ln(1 - f).
+KILL = {"cheap": 0.3, "expensive": 0.1}
 CALLS_PER_TRAINING = 500  # likelihood calls that the cheap schedule spends more than the expensive one, per training
 POINTS_PER_DIM = 50  # effective posterior points per dimension that a refine phase starts from
 
@@ -23,7 +26,8 @@ def settled(algorithm, problem, refine):
     cost = algorithm.cost if algorithm.cost in COSTS else "cheap" if problem.traceable else "expensive"
     early = refine and cost == "expensive" and algorithm.precision is None
     enough = POINTS_PER_DIM * problem.prior.dim if early else np.inf
-    return dataclasses.replace(algorithm, cost=cost, precision=algorithm.precision or COSTS[cost]), enough
+    filled = {"cost": cost, "kill": algorithm.kill or KILL[cost], "precision": algorithm.precision or COSTS[cost]}
+    return dataclasses.replace(algorithm, **filled), enough
 
 
 def timed_cost(key, engine, state, rate):

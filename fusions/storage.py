@@ -49,6 +49,11 @@ def write_atomically(path, data):
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+    _rename(temporary, path)
+
+
+def _rename(temporary, path):
+    """Give a file that is safe on disk its name, and make that safe too."""
     temporary.replace(path)
     if hasattr(os, "O_DIRECTORY"):
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
@@ -94,17 +99,20 @@ def write_run(directory, arrays, meta):
     Path of the manifest.
     """
     directory = Path(directory)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    data = buffer.getvalue()
-    digest = hashlib.sha256(data).hexdigest()
-    name = f"arrays-{digest[:12]}.npz"
-    manifest = {"format": FORMAT, "version": VERSION, "arrays": name, "sha256": digest, **meta}
-    manifest = json.loads(json.dumps(manifest, default=jsonable))
-    text = json.dumps({**manifest, "checksum": _checksum(manifest)}, indent=1)
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
-        write_atomically(directory / name, data)
+        temporary = directory / ".arrays.part"
+        with temporary.open("w+b") as file:  # not in memory, of which points may take much
+            np.savez_compressed(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+            file.seek(0)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        name = f"arrays-{digest[:12]}.npz"
+        _rename(temporary, directory / name)
+        manifest = {"format": FORMAT, "version": VERSION, "arrays": name, "sha256": digest, **meta}
+        manifest = json.loads(json.dumps(manifest, default=jsonable))
+        text = json.dumps({**manifest, "checksum": _checksum(manifest)}, indent=1)
         write_atomically(directory / MANIFEST, text.encode())
     for old in directory.glob("arrays-*.npz"):
         if old.name != name:

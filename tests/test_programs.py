@@ -246,3 +246,26 @@ def test_the_files_used_least_lately_go(tmp_path, monkeypatch):
 def test_a_folder_is_a_path():
     with pytest.raises(OptionError, match="Expected the path of a folder or None, got 3"):
         fusions.cache_programs(3)
+
+
+RUN = """
+import hashlib, sys, fusions
+from fusions import priors as pr
+problem = fusions.Problem(fusions.Prior(x=pr.uniform(0, 1), y=pr.normal(0, 1)), lambda p: -0.5 * (p["x"] / 0.1) ** 2 - p["y"] ** 2)
+result = fusions.run(problem, fusions.nested(n_live=60, precision=0.5), key=3, refine=fusions.Refine(error=0.1), progress=False)
+print(hashlib.sha256(result.theta.tobytes() + result.draws.tobytes()).hexdigest(), repr(result.logZ), result.seconds["compile"])
+"""
+
+
+@pytest.mark.slow
+def test_equal_seeds_give_equal_runs_with_any_cache(tmp_path):
+    """With none, with one that is filled, and with a filled one."""
+    names = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
+    inherited = {name: value for name, value in os.environ.items() if name not in names}
+    found = []
+    for cache in ("off", str(tmp_path), str(tmp_path)):
+        environment = inherited | {"FUSIONS_CACHE": cache}
+        done = subprocess.run([sys.executable, "-c", RUN], capture_output=True, text=True, check=True, env=environment)
+        found.append(done.stdout.split())
+    assert found[0][:2] == found[1][:2] == found[2][:2]
+    assert float(found[2][2]) < 0.5 * float(found[1][2])

@@ -45,7 +45,7 @@ class Fusions(NestedSampler):
     sampler_name = "fusions"
     sampling_seed_key = "seed"
     default_kwargs = {
-        "n_live": 500, "kernel": None, "kill": 0.1, "precision": None, "cost": None, "refine": True, "max_calls": None, "max_time": None,
+        "n_live": 500, "kernel": None, "kill": None, "precision": None, "cost": None, "refine": True, "max_calls": None, "max_time": None,
         "callback": None, "progress": True, "resume": True, "checkpoint_every": 60.0, "seed": 0, "pool": None,
     }  # fmt: skip
 

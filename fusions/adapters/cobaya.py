@@ -51,7 +51,7 @@ class Fusions(Sampler):
 
     n_live: int = 500
     kernel: str | None = None
-    kill: float = 0.1
+    kill: float | None = None
     precision: float | None = None
     cost: str | None = None
     refine: bool = True

@@ -26,14 +26,14 @@ class Nested:
     ----------
     n_live : live points (even; an odd number is raised by one).
     kernel : settings of the kernel that makes replacements.
-    kill : share of the live points replaced per level.
-    precision : stop when the live points' volume, at their highest likelihood, holds less than this share of the evidence.
+    kill : share of the live points replaced per level; None until `schedule.settled`.
+    precision : stop when the live points' volume, at their highest likelihood, holds less than this share of the evidence; None likewise.
     cost : "cheap" for long walks and accurate volumes, "expensive" for few likelihood calls.
     """
 
     n_live: int
     kernel: Any
-    kill: float
+    kill: float | None
     precision: float | None
     cost: str | None
 

@@ -124,7 +124,7 @@ def case(name, where):
     """Build, tune on exact draws that no chain starts from, and compile one kernel, once for all tests."""
     kernel = TABLE[name].build(make_space(where))
 
-    def inside(x):
+    def inside(x, arrays):
         logL = loglikelihood(where, x)
         return logL, 2 * logL[:, None]
 
@@ -293,12 +293,12 @@ def test_invalid_likelihood_is_reported_and_never_accepted(value, kind):
     c = case("walk", where)
     walkers = batch(where, n=n)
 
-    def inside(x):
+    def inside(x, arrays):
         logL = jnp.where(x[:, 1] > -0.5, value, loglikelihood(where, x))
         return logL, 2 * logL[:, None]
 
     def rows(x):
-        return tuple(np.asarray(a, np.float64) for a in inside(x))
+        return tuple(np.asarray(a, np.float64) for a in inside(x, ()))
 
     def compiled(_, function):
         return jax.jit(function)
