@@ -10,7 +10,7 @@ from fusions.algorithms import nested
 from fusions.errors import LikelihoodError
 from fusions.evaluate import describe, reject_invalid, reject_undefined
 from fusions.evidence import Running
-from fusions.numerics import in_chunks
+from fusions.numerics import in_chunks, keys_of
 
 MAX_PRIOR_DRAWS = 20  # per live point, while looking for points of non-zero likelihood
 N_REPEATS = 4  # points evaluated twice to see whether a black-box likelihood is deterministic
@@ -30,7 +30,7 @@ def begin(key, problem, settings, engine, ledger):
     -------
     NestedState; seconds per likelihood row; list of warnings.
     """
-    k_params, k_draw, k_order = jax.random.split(key, 3)
+    k_params, k_draw, k_order = keys_of(key, 3)
     x, logL, blobs, seconds_per_row = _prior_draws(k_draw, problem, settings, engine, ledger)
     finite = _above_floor(logL, settings.n_live)
     if not finite.any():
@@ -44,7 +44,7 @@ def begin(key, problem, settings, engine, ledger):
     zero = zero[np.argsort(logL[zero], kind="stable")]
     ledger.bury(x[zero], logL[zero], np.full(len(zero), np.nan), blobs[zero], np.full(len(zero), -1))
     running = Running().kill(logL[zero], n_drawn) if len(zero) else Running()
-    live = live[np.asarray(jax.random.permutation(k_order, n))]
+    live = live[np.random.default_rng(np.asarray(jax.random.key_data(k_order))).permutation(n)]
     pool, alive = nested.empty_pool(x[live]), np.ones(n, bool)
     params = tuple(
         engine.init_params(k, nested.population(x[live], alive, *pool[:2], np.inf, 1 - half))

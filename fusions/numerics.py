@@ -159,6 +159,11 @@ def scattered(u, n):
     return (u + GOLDEN * jnp.arange(n, dtype=u.dtype)) % 1
 
 
+def keys_of(key, n):
+    """Make n keys of one, outside of jit: by the one program that makes any number of them."""
+    return [jax.random.fold_in(key, i) for i in range(n)]
+
+
 def drawn(draw, key, shape, *args, **options):
     """Return what draw(key, shape, ...) of `jax.random` gives, drawn as one row.
 

@@ -38,7 +38,7 @@ from fusions.distributions import (
     uniform,
 )
 from fusions.errors import PriorError
-from fusions.numerics import drawn, in_chunks, in_double, on_host
+from fusions.numerics import drawn, in_chunks, in_double, keys_of, on_host
 
 __all__ = [
     "Block", "Distribution", "Prior", "beta", "cauchy", "check_names", "cosine", "delta", "exponential",
@@ -227,11 +227,11 @@ class Prior:
         """Return n draws (n, d) in internal coordinates, by rejection where there is a constraint."""
         key = jax.random.key(key) if isinstance(key, int) else key
         if self.constraint is None:
-            return np.asarray(_draw(self, key, n))
+            return _draw(self, key, n)
         size, kept, found, drawn = max(n, 1000), [], 0, 0
         while found < n:
             key, key_draw = jax.random.split(key)
-            x = np.asarray(_draw(self, key_draw, size))
+            x = _draw(self, key_draw, size)
             kept.append(x[_allowed_rows(self, x)])
             found, drawn = found + len(kept[-1]), drawn + size
             limit = HOPELESS_DRAWS + (10_000 * n if found else 0)
@@ -283,17 +283,17 @@ def _standard_terms(periodic: tuple[bool, ...], x: jax.Array) -> jax.Array:
     return jnp.where(np.array(periodic), jnp.full_like(x, -LOG_2PI), -0.5 * x * x - 0.5 * LOG_2PI)
 
 
-def _draw(prior: Prior, key: Any, n: int) -> jax.Array:
+def _draw(prior: Prior, key: Any, n: int) -> np.ndarray:
     """Return n draws (n, d) of the prior without its constraint."""
-    key_normal, key_angle, key_own = jax.random.split(key, 3)
-    x = drawn(jax.random.normal, key_normal, (n, prior.dim))
+    key_normal, key_angle, key_own = keys_of(key, 3)
+    shape = (-(-n // ROWS) * ROWS, prior.dim)  # few shapes to compile
+    x = np.array(drawn(jax.random.normal, key_normal, shape))[:n]
     if any(prior.periodic):
-        angles = drawn(jax.random.uniform, key_angle, (n, prior.dim), minval=-math.pi, maxval=math.pi)
-        x = jnp.where(np.array(prior.periodic)[None], angles, x)
+        angles = np.asarray(drawn(jax.random.uniform, key_angle, shape, minval=-math.pi, maxval=math.pi))[:n]
+        x = np.where(np.array(prior.periodic)[None], angles, x)
     for i, (block, columns) in enumerate(_slices(prior, np.arange(prior.dim))):
         if block.draw is not None:
-            own = block.draw(jax.random.fold_in(key_own, i), n)
-            x = x.at[:, columns].set(jnp.asarray(own, x.dtype))
+            x[:, columns] = block.draw(jax.random.fold_in(key_own, i), n)
     return x
 
 

@@ -20,6 +20,7 @@ from fusions.engine import make_engine, make_tools
 from fusions.errors import FileError, LikelihoodError, Status
 from fusions.evaluate import reject_invalid, theta_of
 from fusions.ledger import Ledger
+from fusions.numerics import keys_of
 from fusions.programs import Stopwatch
 from fusions.progress import Snapshot
 from fusions.resolution import coarse, look_inside, refuse_blind, rounded_constants
@@ -73,7 +74,7 @@ class Session:
         self.algorithm, self.enough = settled(algorithm, problem, refine)
         self.engine, self.ledger = make_engine(problem, self.algorithm, layout), Ledger()
         self.n_compiled = -self.engine.traces().total()
-        self.k_begin, self.k_loop, self.k_refine = jax.random.split(jax.random.key(key), 3)
+        self.k_begin, self.k_loop, self.k_refine = keys_of(jax.random.key(key), 3)
         self.mark, self.probe, self.rate, self.refined, self.cut = None, None, 0.0, None, False
         self.failure, self.notes, self.trouble, self.final = None, [], None, None
         self.values, self.unsaved, self.n_saved, self.saved_at, self.written = {}, [], 0, -np.inf, (None, None)

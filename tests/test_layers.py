@@ -91,7 +91,7 @@ ALLOWED = {
     "resume": {PACKAGE, "algorithms", "algorithms.nested", "errors", "evaluate", "evidence", "ledger", "numerics"},
     "programs": {"errors"},
     "session": {
-        PACKAGE, "again", "algorithms", "algorithms.nested", "algorithms.refine", "begin", "engine", "errors", "evaluate", "ledger",
+        PACKAGE, "again", "algorithms", "algorithms.nested", "algorithms.refine", "begin", "engine", "errors", "evaluate", "ledger", "numerics",
         "programs", "progress", "resolution", "result", "resume", "schedule",
     },
     "driver": {

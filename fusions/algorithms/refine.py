@@ -20,7 +20,7 @@ from fusions.estimators import FINITE_KHAT, TRUSTED_KHAT, Importance, bridge, im
 from fusions.evidence import tempered
 from fusions.flows.mixture import MixtureCNF
 from fusions.kernels import Jump
-from fusions.numerics import logsumexp, normalised
+from fusions.numerics import keys_of, logsumexp, normalised
 
 BATCH = 256
 FITS = 4  # of each fold, from other starts and rows, whose flows share the draws: what one fit misses another has
@@ -213,7 +213,7 @@ def refine(key, rng, settings, tools, points, cost, budget, most, spent, expired
     """
     if budget < 3 * UNIT:
         return None
-    k_init, k_rounds, k_final, k_check, k_chains = jax.random.split(key, 5)
+    k_init, k_rounds, k_final, k_check, k_chains = keys_of(key, 5)
     points, asked = points._replace(x=tools.enter(points.x)), Asked(tools.target, points.x.dtype, spent)
     modes = survey(rng, points, asked, tools.periodic, tools.bounds, SURVEY_SHARE * budget, expired)
     points, found = joined(points, modes)
@@ -276,7 +276,7 @@ def _fitter(key, rng, tools, points, chains, found):
     def fitted(i, flows, rounds, *, bend):
         k_fit, k_draw = jax.random.split(jax.random.fold_in(key, i))
         before = flows[:1] if bend else flows
-        keys = jax.random.split(k_fit, len(before))
+        keys = keys_of(k_fit, len(before))
         new = [train(k, rng, tools, pair, points, chains, rounds, found, bend=bend) for k, pair in zip(keys, before, strict=True)]
         return [*new, *before] if bend else new, k_draw
 
