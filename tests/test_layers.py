@@ -91,8 +91,8 @@ ALLOWED = {
     "resume": {PACKAGE, "algorithms", "algorithms.nested", "errors", "evaluate", "evidence", "ledger", "numerics"},
     "programs": {"errors"},
     "session": {
-        PACKAGE, "again", "algorithms", "algorithms.nested", "algorithms.refine", "begin", "engine", "errors", "evaluate", "ledger", "numerics",
-        "programs", "progress", "resolution", "result", "resume", "schedule",
+        PACKAGE, "again", "algorithms", "algorithms.nested", "algorithms.refine", "begin", "engine", "errors", "evaluate", "ledger",
+        "numerics", "programs", "progress", "resolution", "result", "resume", "schedule",
     },
     "driver": {
         PACKAGE, "algorithms", "algorithms.nested", "algorithms.refine", "checkpoint", "errors", "evaluate", "hosts", "kernels",
