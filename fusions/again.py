@@ -42,7 +42,7 @@ class Source(NamedTuple):
             tools, _ = make_tools(self.problem, self.settings)
             draws = refinement.draw(jax.random.key(key), tools, self.flows, refinement.whole_units(n), calls.append)
             pick = np.random.default_rng(key).permutation(len(draws.x))[:n]
-            return theta_of(self.problem, tools.leave(draws.x[pick]), draws.blobs[pick]), draws.logw[pick], sum(calls)
+            return theta_of(self.problem, [tools.leave(draws.x[pick])], draws.blobs[pick]), draws.logw[pick], sum(calls)
 
     def paths(self, n, times, key):
         """Follow n draws of the first flow from its base to the posterior: theta (m, n, n_params) at times (m,)."""

@@ -175,13 +175,16 @@ def _explained(problem, batches, failure):
     return LikelihoodError(texts[failure.kind])
 
 
-def theta_of(problem, x, blobs):
-    """Turn internal coordinates (n, d) and blobs (n, b) into the columns of a result."""
-    n_names = len(problem.prior.names)
-    theta = np.empty((len(x), n_names + blobs.shape[1]))
+def theta_of(problem, parts, blobs):
+    """Turn internal coordinates, a list of (m, d), and blobs (n, b) of all of them into the columns of a result, without a joined copy."""
+    n_names, n = len(problem.prior.names), 0
+    theta = np.empty((len(blobs), n_names + blobs.shape[1]))
     theta[:, n_names:] = blobs
-    for i in range(0, len(x), AT_ONCE):
-        theta[i : i + AT_ONCE, :n_names] = problem.prior.theta_rows(x[i : i + AT_ONCE])
+    for x in parts:
+        for i in range(0, len(x), AT_ONCE):
+            rows = problem.prior.theta_rows(x[i : i + AT_ONCE])
+            theta[n : n + len(rows), :n_names] = rows
+            n += len(rows)
     return theta
 
 

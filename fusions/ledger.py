@@ -69,15 +69,18 @@ class Ledger:
         total = self.elapsed()
         return {**self.seconds, "rest": total - sum(self.seconds.values()), "total": total}
 
-    def joined(self, state):
-        """Return x, logL, logL_birth, blobs of the dead followed by the live points of a NestedState, and the uniforms."""
+    def parts(self, state, name):
+        """List a column block by block, then that of the live points of a NestedState; "x", "logL", "logL_birth" or "blobs"."""
         live = {"x": state.x, "logL": state.logL, "logL_birth": state.birth, "blobs": state.blobs}
-        columns = (np.concatenate([*(getattr(b, name) for b in self.blocks), rows]) for name, rows in live.items())
-        return *columns, np.concatenate([b.uniforms for b in self.blocks])
+        return [*(getattr(b, name) for b in self.blocks), live[name]]
+
+    def joined(self, state, *names):
+        """Return columns of the dead followed by the live points of a NestedState."""
+        return tuple(np.concatenate(self.parts(state, name)) for name in names)
 
     def points(self, state):
         """Return the dead and live points as `Points` with their posterior weights."""
-        x, logL, logL_birth, _, _ = self.joined(state)
+        x, logL, logL_birth = self.joined(state, "x", "logL", "logL_birth")
         slot = np.concatenate([*(b.slot for b in self.blocks), np.arange(len(state.logL))])
         evidence = evaluate_ledger(logL, logL_birth)
         return Points(x, logL, (slot >= len(state.logL) // 2).astype(int), evidence.logw, evidence.logZ)

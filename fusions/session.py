@@ -279,7 +279,7 @@ class Session:
             "modes": found.modes.tolist() if len(found.modes) > 1 else [], "finds": self._finds_fields(found.finds, leave),
             "settings": repr(self.refine),
         }  # fmt: skip
-        draws = {"draws": theta_of(self.problem, leave(found.draws.x), found.draws.blobs), "draws_logw": found.draws.logw}
+        draws = {"draws": theta_of(self.problem, [leave(found.draws.x)], found.draws.blobs), "draws_logw": found.draws.logw}
         flows = jax.tree.map(np.asarray, found.flows)
         return {"refined": summary, **draws, "flows": flow_arrays(flows), "source": Source(self.problem, self.refine, flows)}
 
@@ -406,7 +406,7 @@ class Session:
         """Assemble the Result from the ledger and the live points."""
         ledger, state, problem = self.ledger, self.mark.nested, self.problem
         del ledger.blocks[self.mark.n_blocks :]
-        x, logL, logL_birth, blobs, uniforms = ledger.joined(state)
+        logL, logL_birth, blobs = ledger.joined(state, "logL", "logL_birth", "blobs")
         trace, notes = ledger.trace(), list(self.notes)
         if self.cut:
             left = "; ln Z is that of the nested run." if self.refined is None else ": it had fewer rounds than it wanted."
@@ -424,12 +424,12 @@ class Session:
             names=problem.names,
             n_params=len(problem.prior.names),
             labels=dict(problem.labels),
-            theta=theta_of(problem, x, blobs),
+            theta=theta_of(problem, ledger.parts(state, "x"), blobs),
             logL=logL,
             logL_birth=logL_birth,
             n_live=len(state.logL),
             status=status,
-            insertion_uniforms=uniforms,
+            insertion_uniforms=np.concatenate([block.uniforms for block in ledger.blocks]),
             level_trace=trace,
             n_calls=ledger.n_calls,
             seconds=ledger.clocks(),

@@ -35,8 +35,8 @@ def held(function):
 def test_parameters_of_many_points_are_held_once():
     problem = fusions.Problem(fusions.Prior(**{f"x{i}": pr.normal(0, 1) for i in range(DIM)}), lambda p: p["x0"])
     x = np.random.default_rng(0).normal(size=(N, DIM)).astype(np.float32)
-    theta_of(problem, x[:1], np.zeros((1, 2)))  # compiles
-    theta, most = held(lambda: theta_of(problem, x, np.ones((N, 2))))
+    theta_of(problem, [x[:1]], np.zeros((1, 2)))  # compiles
+    theta, most = held(lambda: theta_of(problem, [x[:7], x[7:]], np.ones((N, 2))))
     assert most < 1.3 * theta.nbytes
     np.testing.assert_allclose(theta[:, :DIM], x, rtol=1e-6)
     np.testing.assert_array_equal(theta[:, DIM:], 1.0)
@@ -47,7 +47,7 @@ def test_ledger_is_joined_once():
     for _ in range(10):
         ledger.bury(rng.normal(size=(N, DIM)), rng.random(N), rng.random(N), np.zeros((N, 0)), np.zeros(N, int), rng.random(N))
     live = NestedState(*[None] * 12)._replace(x=rng.normal(size=(5, DIM)), logL=np.ones(5), birth=np.ones(5), blobs=np.zeros((5, 0)))
-    (x, *_), most = held(lambda: ledger.joined(live))
+    (x, _), most = held(lambda: ledger.joined(live, "x", "logL"))
     assert len(x) == 10 * N + 5
     assert most < 1.3 * x.nbytes
 

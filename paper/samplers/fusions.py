@@ -1,8 +1,12 @@
-"""fusions with its refine phase, on the schedule of expensive likelihoods: one rule for all problems; "fast" is for seconds, not calls."""
+"""fusions with its refine phase, on the schedule of expensive likelihoods: one rule for all problems; "plain" and "fast" are for seconds.
+
+"plain" is what `fusions.run(problem)` does.
+"""
 
 FAST = {"error": 0.05, "max_rounds": 1}
 SETTINGS = {
     "default": {"n_live": 500, "cost": "expensive"},
+    "plain": {"n_live": 500},
     "fast": {"n_live": 200, "kill": 0.2, "cost": "cheap", "slices": True, "components": 12, "kernels": 256, "refine": FAST},
 }
 
