@@ -124,7 +124,7 @@ class Checkpoint:
         ----------
         meta : dict, stored as JSON.
         arrays : {name: array}, the state; replaces the one before.
-        records : list of {name: array}, appended.
+        records : {name: array} each, appended one after another.
 
         Raises
         ------
@@ -132,9 +132,10 @@ class Checkpoint:
             If the disk is full or fails; the last good state is still there, and the next save writes what this one could not.
         """
         digest, length = self._digest.copy(), self._length
-        if records:
-            data = b"".join(len(record).to_bytes(HEAD, "little") + record for record in map(pack, records))
-            _append(self.directory / JOURNAL, self._length, data)
+        for record in records:
+            packed = pack(record)
+            data = len(packed).to_bytes(HEAD, "little") + packed
+            _append(self.directory / JOURNAL, length, data)
             digest.update(data)
             length += len(data)
         number = self._number + 1

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import itertools
 import time
 import warnings
 from importlib.metadata import PackageNotFoundError, version
@@ -35,6 +36,7 @@ PLATEAU = (
     "All live points have log L = {:.10g} exactly: a plateau, taken for the highest value of the likelihood. If it has no steps, it is "
     "rounded somewhere: look for integers, float32 or values that are cut."
 )
+AT_ONCE = 32  # levels that are packed at once for the checkpoint: they may take much of the memory
 IDLE = 0.5  # worth of a flow below which the summary says so
 
 
@@ -343,9 +345,9 @@ class Session:
         }  # fmt: skip
         arrays |= {f"probe/{name}": values for name, values in self.probe.items()}
         blocks = self.ledger.blocks[self.n_saved : mark.n_blocks]
-        dead = [resume.pack_blocks(blocks)] if blocks else []
+        dead = (resume.pack_blocks(blocks[i : i + AT_ONCE]) for i in range(0, len(blocks), AT_ONCE))
         try:
-            self.folder.save(meta, arrays, dead + self.unsaved)
+            self.folder.save(meta, arrays, itertools.chain(dead, self.unsaved))
         except OSError as error:
             self._failed(error)
         else:

@@ -99,7 +99,9 @@ def page(problems):
     ]  # fmt: skip
     for sampler in dict.fromkeys(row["sampler"] for row in runs):
         mine = {state: [row for row in runs if (row["sampler"], row["state"]) == (sampler, state)] for state in ("cold", "warm")}
-        seconds = [np.median([row["rows"][i]["cpu"] for row in mine[state] or mine["cold"]]) for i in range(2) for state in ("cold", "warm")]
+        seconds = [
+            np.median([row["rows"][i]["cpu"] for row in mine[state] or mine["cold"]]) for i in range(2) for state in ("cold", "warm")
+        ]
         first = [row["rows"][0] for row in mine["cold"]]
         error, claimed = np.sqrt(np.mean([r["error"] ** 2 for r in first])), np.mean([r["claimed"] for r in first])
         cells = [
