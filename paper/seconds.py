@@ -87,32 +87,37 @@ def load():
     return [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
 
 
+HEAD = """# Seconds
+
+Processor seconds of whole processes on one core, medians over seeds: {0} with nothing cached (cold) and with programs on disk (warm), then {1}
+in the cold and in the warm process. Errors are rms over the seeds; made by `python paper/seconds.py`.
+
+| sampler | version | seeds | cold | warm | second, cold | second, warm | wall, both, cold | error of {0} (claimed) | calls |
+|---|---|--:|--:|--:|--:|--:|--:|--:|--:|
+"""
+
+
 def page(problems):
     """Write the table."""
     runs = [row for row in load() if row["problems"] == problems]
-    lines = [
-        "# Seconds", "",
-        f"Processor seconds of whole processes on one core, medians over seeds: {problems[0]} with nothing cached (cold) and with programs on "
-        f"disk (warm), then {problems[1]} in the cold and in the warm process. Errors are rms over the seeds; made by `python paper/seconds.py`.", "",
-        f"| sampler | version | seeds | cold | warm | second, cold | second, warm | wall, both, cold | error of {problems[0]} (claimed) | calls |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
-    ]  # fmt: skip
-    for sampler in dict.fromkeys(row["sampler"] for row in runs):
-        mine = {state: [row for row in runs if (row["sampler"], row["state"]) == (sampler, state)] for state in ("cold", "warm")}
-        seconds = [
-            np.median([row["rows"][i]["cpu"] for row in mine[state] or mine["cold"]]) for i in range(2) for state in ("cold", "warm")
-        ]
-        first = [row["rows"][0] for row in mine["cold"]]
-        error, claimed = np.sqrt(np.mean([r["error"] ** 2 for r in first])), np.mean([r["claimed"] for r in first])
-        cells = [
-            sampler,
-            first[0]["version"],
-            str(len(first)),
-            *(f"{s:.1f}" for s in seconds),
-            f"{np.median([r['wall'] for r in mine['cold']]):.1f}",
-        ]
-        lines.append(f"| {' | '.join(cells)} | {error:.3f} ({claimed:.3f}) | {np.mean([r['n_calls'] for r in first]):,.0f} |")
-    PAGE.write_text("\n".join(lines) + "\n")
+    names = dict.fromkeys(row["sampler"] for row in runs)
+    PAGE.write_text(HEAD.format(*problems) + "".join(line([row for row in runs if row["sampler"] == name]) for name in names))
+
+
+def line(runs):
+    """Write the line of one sampler."""
+    seconds = [[row["rows"][i]["cpu"] for row in runs if row["state"] == state] for i in range(2) for state in ("cold", "warm")]
+    first = [row["rows"][0] for row in runs if row["state"] == "cold"]
+    wall = np.median([row["wall"] for row in runs if row["state"] == "cold"])
+    error, claimed = np.sqrt(np.mean([r["error"] ** 2 for r in first])), np.mean([r["claimed"] for r in first])
+    cells = [
+        runs[0]["sampler"],
+        first[0]["version"],
+        str(len(first)),
+        *(f"{np.median(s):.1f}" if s else "-" for s in seconds),
+        f"{wall:.1f}",
+    ]
+    return f"| {' | '.join(cells)} | {error:.3f} ({claimed:.3f}) | {np.mean([r['n_calls'] for r in first]):,.0f} |\n"
 
 
 def main():
