@@ -89,8 +89,8 @@ def load():
 
 HEAD = """# Seconds
 
-Processor seconds of whole processes on one core, medians over seeds: {0} with nothing cached (cold) and with programs on disk (warm), then {1}
-in the cold and in the warm process. Errors are rms over the seeds; made by `python paper/seconds.py`.
+Processor seconds of whole processes on one core, medians over seeds: {0} with nothing cached (cold) and with programs on disk (warm), then
+{1} in the cold and in the warm process. Errors are rms over the seeds; made by `python paper/seconds.py`.
 
 | sampler | version | seeds | cold | warm | second, cold | second, warm | wall, both, cold | error of {0} (claimed) | calls |
 |---|---|--:|--:|--:|--:|--:|--:|--:|--:|
