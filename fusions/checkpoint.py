@@ -131,13 +131,8 @@ class Checkpoint:
         OSError
             If the disk is full or fails; the last good state is still there, and the next save writes what this one could not.
         """
-        digest, length = self._digest.copy(), self._length
-        for record in records:
-            packed = pack(record)
-            data = len(packed).to_bytes(HEAD, "little") + packed
-            _append(self.directory / JOURNAL, length, data)
-            digest.update(data)
-            length += len(data)
+        digest = self._digest.copy()
+        length = self._length + _append(self.directory / JOURNAL, self._length, map(pack, records), digest)
         number = self._number + 1
         journal = {"length": length, "sha256": digest.hexdigest()}
         text = json.dumps({**meta, "format": FORMAT, "number": number, "journal": journal}, default=jsonable)
@@ -176,14 +171,21 @@ class Follower:
         """Leave it to the other process."""
 
 
-def _append(path, offset, data):
-    """Write bytes from an offset on, where the file then ends; what an interrupted save left there is dropped."""
+def _append(path, offset, records, digest):
+    """Write records of bytes from an offset on, where the file then ends, and add them to a digest; returns the bytes written.
+
+    What an interrupted save left behind the offset is dropped.
+    """
     with path.open("r+b" if path.exists() else "w+b") as file:
         file.seek(offset)
         file.truncate()
-        file.write(data)
+        for record in records:
+            for part in (len(record).to_bytes(HEAD, "little"), record):
+                file.write(part)
+                digest.update(part)
         file.flush()
         os.fsync(file.fileno())
+        return file.tell() - offset
 
 
 def _take(file, directory):

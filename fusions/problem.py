@@ -77,7 +77,7 @@ class Problem:
 
     def __eq__(self, other: object) -> bool:
         """Tell whether another problem has an equal prior and the same likelihood, called alike; labels do not count."""
-        return isinstance(other, Problem) and self._key == other._key
+        return self is other or (isinstance(other, Problem) and self._key == other._key)
 
     def __hash__(self) -> int:
         """Return the same for equal problems."""
@@ -97,7 +97,8 @@ class Problem:
     @property
     def arrays(self) -> tuple[Any, ...]:
         """The arrays of numbers among the data: arguments of the programs that JAX compiles. Anything else is fixed in them."""
-        return tuple(filter(_is_array, jax.tree.leaves(self.data))) if self.takes_arrays else ()
+        found = tuple(filter(_is_array, jax.tree.leaves(self.data)))
+        return found if found and self.takes_arrays else ()
 
     @cached_property
     def takes_arrays(self) -> bool:

@@ -84,15 +84,19 @@ def settings_of(sampler, setting, n_live):
     return name, table[name]
 
 
+def environment(sampler):
+    """Return the environment of a process that runs a sampler on one core."""
+    precision = {} if sampler == OURS else {"JAX_ENABLE_X64": "1"}
+    path = os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")])
+    return ONE_CORE | os.environ | precision | {"PYTHONPATH": path}
+
+
 def attempt(job, options, limit):
     """Run one job in a child process and append its row, whatever becomes of it."""
-    precision = {} if job["sampler"] == OURS else {"JAX_ENABLE_X64": "1"}
-    path = os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")])
-    environment = ONE_CORE | os.environ | precision | {"PYTHONPATH": path}
     command = [sys.executable, __file__, "one", "--job", json.dumps(job | {"options": options})]
     start = time.perf_counter()
     try:
-        done = subprocess.run(command, timeout=limit, capture_output=True, text=True, env=environment)
+        done = subprocess.run(command, timeout=limit, capture_output=True, text=True, env=environment(job["sampler"]))
         status, note = "error", (done.stderr.strip().splitlines() or ["no message"])[-1][:200]
         if done.returncode == 0:
             return next(row for row in load(ROWS) if all(row[k] == job[k] for k in KEY))

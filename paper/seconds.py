@@ -8,7 +8,6 @@ second one, of as many parameters; processor seconds are those of the whole proc
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import tempfile
 import time
 
 import numpy as np
-from benchmark import HERE, ONE_CORE, settings_of, today
+from benchmark import HERE, OURS, environment, settings_of, today
 
 SAMPLERS = ("fusions", "dynesty", "ultranest", "nautilus", "blackjax_nss", "jaxns")
 PAGE, ROWS = HERE / "seconds.md", HERE / "results" / "seconds.jsonl"
@@ -46,15 +45,13 @@ def child(job):
 
 def attempt(sampler, seed, problems, cache):
     """Run a sampler in a process of its own, with compiled programs kept in a folder; returns the rows of both problems."""
-    name, options = settings_of(sampler, "plain" if sampler == "fusions" else None, 500)
+    name, options = settings_of(sampler, "plain" if sampler == OURS else None, 500)
     job = {"sampler": sampler, "seed": seed, "problems": problems, "options": options}
-    path = os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")])
     kept = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    precision = {} if sampler == "fusions" else {"JAX_ENABLE_X64": "1"}
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, __file__, "--job", json.dumps(job)], stdout=subprocess.PIPE, text=True, check=True,
-        env=os.environ | ONE_CORE | kept | precision | {"PYTHONPATH": path},
+        env=environment(sampler) | kept,
     )  # fmt: skip
     return name, json.loads(done.stdout.splitlines()[-1]), time.perf_counter() - start
 

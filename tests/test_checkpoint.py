@@ -565,7 +565,8 @@ def test_failed_save_is_made_good_by_the_next(step, tmp_path, monkeypatch):
 
         def fail(path, *args):
             if step == "_append":
-                whole_function(path, args[0], args[1][: len(args[1]) // 2])
+                offset, records, digest = args
+                whole_function(path, offset, (record[: len(record) // 2] for record in records), digest)
             raise OSError(errno.ENOSPC, "No space left on device")
 
         monkeypatch.setattr(checkpoint, step, fail)

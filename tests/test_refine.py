@@ -395,7 +395,7 @@ def test_the_bridge_uses_draws_of_the_present_flows_alone(ball, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["shells2", pytest.param("linear_gaussian5", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["shells2", "linear_gaussian5"])
 def test_refined_evidence(name):
     oracle = oracles.ORACLES[name]()
     result = fusions.run(oracle.problem, fusions.nested(n_live=200, cost="expensive"), key=1, refine=LIGHT, progress=False)
