@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "tests")]
 
 import oracles  # noqa: E402
 

@@ -160,15 +160,26 @@ def equal_components(centres, spread):
 def improve(base, y, weights, period, sizes):
     """Do one step of expectation maximisation on weighted rows y (n, d), of several mixtures of so many components each.
 
-    Correlations shrink where rows are few; no component is wider than `MOST_TURN` of a circle.
+    Correlations shrink where rows are few; no component is wider than `MOST_TURN` of a circle. One component after the other: their
+    differences from all rows at once do not fit into the cache of a core.
     """
-    d, ends = y.shape[1], np.cumsum(sizes)[:-1]
-    logp = log_parts(base, y, period)
-    share = jnp.concatenate([jax.nn.softmax(part, axis=1) for part in jnp.split(logp, ends, axis=1)], axis=1) * weights[:, None]
-    count = jnp.sum(share, axis=0) + 1e-6
-    delta = wrap(y[:, None] - base.means, period)
-    move = jnp.einsum("nk,nkd->kd", share, delta) / count[:, None]
-    cov = jnp.einsum("nk,nkd,nke->kde", share, delta, delta) / count[:, None, None] - move[:, :, None] * move[:, None, :]
+    columns, around, d = y.T, jnp.asarray(period)[..., None], y.shape[1]
+
+    def log_part(component):
+        mean, inverse, logscale = component
+        return logscale - 0.5 * jnp.sum((inverse @ wrap(columns - mean[:, None], around)) ** 2, axis=0)
+
+    def moments(component):
+        mean, share = component
+        delta = wrap(columns - mean[:, None], around)
+        return jnp.sum(share * delta, axis=1), (share * delta) @ delta.T
+
+    logp = jax.lax.map(log_part, (base.means, inverse_factors(base), base.logweights - log_volume(base)))
+    share = weights * jnp.concatenate([jax.nn.softmax(part, axis=0) for part in jnp.split(logp, np.cumsum(sizes)[:-1])])
+    count = jnp.sum(share, axis=1) + 1e-6
+    move, cov = jax.lax.map(moments, (base.means, share))
+    move = move / count[:, None]
+    cov = cov / count[:, None, None] - move[:, :, None] * move[:, None, :]
     variances = jnp.diagonal(cov, axis1=1, axis2=2)[:, :, None] * jnp.eye(d, dtype=y.dtype)
     prior = d + 2.0
     cov = (count[:, None, None] * cov + prior * variances) / (count[:, None, None] + prior) + 1e-8 * jnp.eye(d, dtype=y.dtype)

@@ -58,14 +58,15 @@ def draw(key, kernels, n):
 def logprob(kernels, x, period):
     """Compute ln of the density at x (n, d)."""
     d = x.shape[1]
+    narrow, wide = jnp.log1p(-WIDE_SHARE), jnp.log(WIDE_SHARE) - d * jnp.log(WIDE)
 
     def of_one(kernel):
         mean, inverse, logscale = kernel
         half = -0.5 * jnp.sum((inverse @ wrap(x - mean, period).T) ** 2, axis=0)
-        return logscale + jnp.logaddexp(jnp.log1p(-WIDE_SHARE) + half, jnp.log(WIDE_SHARE) - d * jnp.log(WIDE) + half / WIDE**2)
+        return logscale + jnp.stack([narrow + half, wide + half / WIDE**2])
 
     parts = kernels.means, inverse_factors(kernels), kernels.logweights - log_volume(kernels)
-    return jax.nn.logsumexp(jax.lax.map(of_one, parts, batch_size=GROUP), axis=0) - 0.5 * d * LOG_2PI
+    return jax.nn.logsumexp(jax.lax.map(of_one, parts, batch_size=GROUP), axis=(0, 1)) - 0.5 * d * LOG_2PI
 
 
 def best_shares(logq, least):
