@@ -55,6 +55,7 @@ class Source(NamedTuple):
 
     def extend(self, result, n_eff, key):
         """Return the result with more draws; see `Result.extend`."""
+        _refuse_other_data(result, self.problem)
         share = result.refined["ess"] / result.refined["n_draws"]
         missing = (n_eff - result.refined["ess"]) / max(share, 1e-9)
         if missing <= 0:
@@ -70,6 +71,12 @@ class Source(NamedTuple):
             "n_calls": result.refined["n_calls"] + n_calls,
         }  # fmt: skip
         return dataclasses.replace(result, refined=refined, draws=draws, draws_logw=logw, n_calls=result.n_calls + n_calls)
+
+
+def _refuse_other_data(result, problem):
+    """Raise an error if the data of a problem are not those that a result was made with."""
+    if result.info.get("data", digest := problem.data_digest()) != digest:
+        raise OptionError("The data of the problem are not those of this result. Give the problem it was made from, its data unchanged.")
 
 
 def flow_arrays(flows):
@@ -95,6 +102,7 @@ def attach(result, problem, refine=None):
         raise OptionError(f"Expected a fusions.Problem, got {type(problem).__name__}. Type fusions.attach(result, problem).")
     if problem.fingerprint() != result.info.get("fingerprint"):
         raise OptionError("The problem is not the one of this result: names, labels or prior differ. Give the problem it was made from.")
+    _refuse_other_data(result, problem)
     with precision_of("double"):
         problem = verified(problem)
         tools, _ = make_tools(problem, settings)

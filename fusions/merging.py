@@ -47,7 +47,7 @@ def merge(results):
     keys = dict.fromkeys(k for r in results for k in r.seconds)
     notes = dict.fromkeys(w for r in results for w in r.info.get("warnings", ()))
     info = {
-        **{k: first.info[k] for k in ("name", "path", "fingerprint") if k in first.info},
+        **{k: first.info[k] for k in ("name", "path", "fingerprint", "data") if k in first.info},
         "parts": [{**r.info, "n_live": r.n_live, "status": r.status.name} for r in results],
         "warnings": [*notes, *_disagreements(results), *_found_above(results)],
     }
@@ -136,6 +136,8 @@ def _check_mergeable(results):
             )
         if first.info.get("fingerprint") != other.info.get("fingerprint"):
             raise OptionError(f"Can't merge result 0 with result {i}: same names, other prior or labels. Merge runs of one problem.")
+        if first.info.get("data", "") != other.info.get("data", ""):
+            raise OptionError(f"Can't merge result 0 with result {i}: they were made with other data. Merge runs of one problem.")
         for j in range(i):
             if np.array_equal(results[j].logL, other.logL) and len(np.unique(other.logL)) > 1:
                 raise OptionError(f"Results {j} and {i} are the same run twice, which would understate the error. Run with different keys.")

@@ -2,10 +2,11 @@
 
 import hashlib
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import KW_ONLY, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import jax
@@ -18,6 +19,8 @@ from fusions.priors import Density, Prior, check_names
 from fusions.types import Space
 
 N_COMPARED = 8  # draws from the prior at which a compiled likelihood is compared with the user's own function
+KEPT = 8  # compiled likelihoods for that comparison
+FIXED = bool, int, float, complex, str, bytes  # what else in the data is told apart by its value
 AGREED = 1e-4  # difference of log L, relative to max(1, |log L|), that rounding may make
 RESERVED = ("logL", "logL_birth", "nlive", "weights")  # columns of the exported samples
 
@@ -41,7 +44,8 @@ class Problem:
     traceable : whether the likelihood is JAX code; found by tracing it if None.
     noisy : the likelihood gives different values at the same point, on purpose.
     data : handed to the likelihood as a second argument, a tree of arrays and anything else. Problems
-        that differ only in the values of its arrays share all compiled programs.
+        that differ only in the values of its arrays share all compiled programs. A likelihood that JAX
+        compiles gets the arrays as JAX's; where NumPy's give another value, they are fixed in the program.
 
     Attributes
     ----------
@@ -86,8 +90,7 @@ class Problem:
     @property
     def _key(self) -> tuple[Any, ...]:
         forms = self.blobs, self.array, self.vectorized, self.traceable, self.noisy
-        leaves, tree = jax.tree.flatten(self.data)
-        return self.prior, identity_of(self.loglikelihood), *forms, tree, tuple(map(_key_of_leaf, leaves))
+        return self.prior, identity_of(self.loglikelihood), *forms, _key_of(self.data)
 
     @property
     def rest(self) -> tuple[Any, ...]:
@@ -97,7 +100,7 @@ class Problem:
     @property
     def arrays(self) -> tuple[Any, ...]:
         """The arrays of numbers among the data: arguments of the programs that JAX compiles. Anything else is fixed in them."""
-        found = tuple(filter(_is_array, jax.tree.leaves(self.data)))
+        found = _arrays_of(self.data)
         return found if found and self.takes_arrays else ()
 
     @cached_property
@@ -107,7 +110,7 @@ class Problem:
             return False
         theta = jax.ShapeDtypeStruct((len(self.prior.names),), jnp.result_type(float))
         try:
-            jax.eval_shape(self.call_one, theta, tuple(filter(_is_array, jax.tree.leaves(self.data))))
+            jax.eval_shape(self.call_one, theta, _arrays_of(self.data))
         except Exception:  # noqa: BLE001 whatever a user's function raises
             return False
         return True
@@ -117,7 +120,7 @@ class Problem:
         if not self.arrays:
             return self
         form = copy(self)
-        _set(form, data=jax.tree.map(lambda leaf: _shape(leaf) if _is_array(leaf) else leaf, self.data))
+        _set(form, data=_mapped(lambda leaf: _shape(leaf) if _is_array(leaf) else leaf, self.data))
         return form
 
     @property
@@ -170,9 +173,8 @@ class Problem:
         """Return log L () and blobs (b,) at theta (n_names,), inside JAX code, with other `arrays` in the data if given."""
         dtype, rest = theta.dtype, self.rest
         if arrays:
-            leaves, tree = jax.tree.flatten(self.data)
             given = iter(arrays)
-            rest = (jax.tree.unflatten(tree, [next(given) if _is_array(leaf) else leaf for leaf in leaves]),)
+            rest = (_mapped(lambda leaf: next(given) if _is_array(leaf) else leaf, self.data),)
         logL, blobs = _checked(self, self.loglikelihood(_argument(self, theta), *rest))
         values = [jnp.asarray(value).astype(dtype) for value in blobs]
         return jnp.asarray(logL).astype(dtype), jnp.stack(values) if values else jnp.zeros((0,), dtype)
@@ -203,6 +205,20 @@ class Problem:
             return _stacked(self, [_read_row(self, row, result) for row, result in zip(theta, returned, strict=True)])
         columns = [_read_batch(self, batch, result) for batch, result in zip(theta, returned, strict=True)]
         return np.concatenate([logL for logL, _ in columns]), np.concatenate([blobs for _, blobs in columns])
+
+    def data_digest(self) -> str:
+        """Return a hash of the arrays, numbers and text in the data, the same in every session; "" if there are no data."""
+        digest = hashlib.sha256()
+
+        def add(leaf: Any) -> None:
+            if _is_array(leaf):
+                values = jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+                digest.update(repr((leaf.shape, str(leaf.dtype))).encode() + np.asarray(values).tobytes())
+            elif isinstance(leaf, FIXED):
+                digest.update(repr(leaf).encode())
+
+        _mapped(add, self.data)
+        return "" if self.data is None else digest.hexdigest()
 
     def fingerprint(self, *, labels: bool = True) -> str:
         """Return a hash of names, labels (unless told not), prior and theta at fixed points, the same in every session.
@@ -313,9 +329,10 @@ def _frozen(problem: Problem, theta: np.ndarray) -> str:
     own = _own_values(problem, theta), _own_values(problem, theta)
     if own[0] is None or own[1] is None:
         return ""
-    compiled = np.column_stack(jax.jit(jax.vmap(problem.call_one))(theta)).astype(float)
-    with np.errstate(invalid="ignore"):
-        far = ~(np.abs(compiled - own[0]) <= AGREED * np.maximum(1, np.abs(own[0])))
+    compiled, far = _compared(problem, theta, own[0])
+    if far.any() and problem.arrays:  # NumPy's arrays and JAX's do not the same there: sort(), types of results
+        _set(problem, takes_arrays=False)
+        compiled, far = _compared(problem, theta, own[0])
     for differ, other in ((own[0] != own[1], own[1]), (far & (compiled != own[0]), compiled)):
         differ &= ~(np.isnan(own[0]) & np.isnan(other))
         if differ.any():
@@ -328,6 +345,21 @@ def _frozen(problem: Problem, theta: np.ndarray) -> str:
                 "files, except, isinstance, random numbers) would be frozen."
             )
     return ""
+
+
+def _compared(problem: Problem, theta: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return what the compiled function gives at theta (n, n_names), and where it is far from the user's own."""
+    compiled = np.column_stack(_compiled(problem.form(), problem.program(), theta.dtype)(theta, problem.arrays)).astype(float)
+    with np.errstate(invalid="ignore"):
+        far = ~(np.abs(compiled - own) <= AGREED * np.maximum(1, np.abs(own)))
+    return compiled, far & ~(np.isnan(own) & np.isnan(compiled)) & (compiled != own)
+
+
+@lru_cache(maxsize=KEPT)
+def _compiled(form: Problem, program: str, dtype: Any) -> Callable:
+    """Compile a likelihood for rows (n, n_names), once for all data of a kind."""
+    del program, dtype
+    return jax.jit(jax.vmap(form.call_one, in_axes=(0, None)))
 
 
 def _own_values(problem: Problem, theta: np.ndarray) -> np.ndarray | None:
@@ -348,9 +380,42 @@ def _own_values(problem: Problem, theta: np.ndarray) -> np.ndarray | None:
 # Data ---------------------------------------------------------------------------------------------
 
 
+def _is_dict(part: Any) -> bool:
+    return type(part) in (dict, defaultdict)
+
+
+def _mapped(function: Callable, data: Any) -> Any:
+    """Apply a function to the leaves of the data; dicts keep their order, which a likelihood may read, and may have any keys.
+
+    `jax.tree.map` sorts them.
+    """
+
+    def one(part: Any) -> Any:
+        return part | {key: _mapped(function, value) for key, value in part.items()} if _is_dict(part) else function(part)
+
+    return jax.tree.map(one, data, is_leaf=_is_dict)
+
+
+def _arrays_of(data: Any) -> tuple[Any, ...]:
+    found: list[Any] = []
+    _mapped(lambda leaf: found.append(leaf) if _is_array(leaf) else None, data)
+    return tuple(found)
+
+
+def _key_of(data: Any) -> Any:
+    """Return what tells the data from others: their tree with the order of keys, and their leaves."""
+    parts, tree = jax.tree.flatten(data, is_leaf=_is_dict)
+    return tree, tuple((tuple(part), *map(_key_of, part.values())) if _is_dict(part) else _key_of_leaf(part) for part in parts)
+
+
+def _is_plain(leaf: Any) -> bool:
+    """Tell whether a part is an array that is nothing but its numbers: no mask, no unit."""
+    return type(leaf) in (np.ndarray, np.memmap) or isinstance(leaf, jax.Array)
+
+
 def _is_array(leaf: Any) -> bool:
     """Tell whether a part of the data is an array of numbers, or stands for one."""
-    if not isinstance(leaf, (np.ndarray, jax.Array, jax.ShapeDtypeStruct)):
+    if not (_is_plain(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)) or jnp.issubdtype(leaf.dtype, np.timedelta64):
         return False
     return any(jnp.issubdtype(leaf.dtype, kind) for kind in (np.number, np.bool_, jax.dtypes.prng_key))
 
@@ -364,9 +429,9 @@ def _key_of_leaf(leaf: Any) -> Any:
     """Return what tells a part of the data from others: its values if they are there, and numbers or text; else the object."""
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return leaf.shape, leaf.dtype
-    if isinstance(leaf, np.ndarray | jax.Array) and leaf.dtype != object and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if _is_plain(leaf) and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) and not leaf.dtype.hasobject:
         return leaf.shape, leaf.dtype, hashlib.sha256(np.asarray(leaf).tobytes()).digest()
-    return (type(leaf), leaf) if isinstance(leaf, (bool, int, float, complex, str, bytes)) else id(leaf)
+    return (type(leaf), leaf) if isinstance(leaf, FIXED) else id(leaf)
 
 
 # Calls of the user's function -------------------------------------------------------------------------

@@ -53,7 +53,7 @@ class Result:
     constraint_logmass : ln of the prior fraction that a constraint allows, and its error.
     flows : {str: array} parameters of the flows that the draws are from.
     source : what `draw` and `extend` need beside them; None for a loaded result, see `fusions.attach`.
-    info : JSON-able facts: "name", "seed", "path" ("traced" or "hosted"), "fingerprint", "warnings" (list
+    info : JSON-able facts: "name", "seed", "path" ("traced" or "hosted"), "fingerprint", "data" (a hash), "warnings" (list
         of str), ...
     """
 

@@ -72,6 +72,7 @@ def identity(problem, algorithm, key):
         "key": key,
         **{name: re.sub(r" at 0x[0-9a-f]+", "", repr(value)) for name, value in settings.items()},
         "the hash of the prior at fixed points": problem.fingerprint(labels=False),
+        **({} if problem.data is None else {"the hash of the data": problem.data_digest()}),
     }
 
 

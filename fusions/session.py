@@ -418,7 +418,8 @@ class Session:
             notes.append(f"The flow had learned nothing at {idle} of {n_levels} levels; walks leaned on slices there and took more calls.")
         pool, pool_notes = self.workers()
         info = {
-            "seed": self.key, "path": path_of(problem), "fingerprint": problem.fingerprint(), "warnings": [*notes, *pool_notes], **pool,
+            "seed": self.key, "path": path_of(problem), "fingerprint": problem.fingerprint(), "data": problem.data_digest(),
+            "warnings": [*notes, *pool_notes], **pool,
             "settings": repr(self.algorithm), "versions": {name: _version(name) for name in PACKAGES}, "cut": self.cut,
             "signal": self.signals.received if self.cut or not status.complete else None,
         }  # fmt: skip

@@ -122,6 +122,15 @@ def attempt(task, row):
     return Answer("done", value, time.perf_counter() - start)
 
 
+def _unpickled(payload):
+    """Unpickle a task; the first time may import JAX, which rounds its arrays unless it computes in double precision."""
+    task, double = pickle.loads(payload), _in_double()
+    if isinstance(double, contextlib.nullcontext):
+        return task
+    with double:
+        return pickle.loads(payload)
+
+
 def attempt_known(key, payload, row):
     """Call the task of a key, which comes along once per worker as a `payload`; workers keep the last one."""
     task = TASKS.get(key)
@@ -129,7 +138,7 @@ def attempt_known(key, payload, row):
         if payload is None:
             return Answer("missing", None, 0.0)
         try:
-            task = pickle.loads(payload)
+            task = _unpickled(payload)
         except (Exception, SystemExit) as error:
             return Answer("unreadable", (f"{type(error).__name__}: {error}", traceback.format_exc()), 0.0)
         for old in list(TASKS):
