@@ -14,6 +14,7 @@ from fusions import priors as pr
 from fusions.again import Source
 from fusions.algorithms import refine as refinement
 from fusions.algorithms import training
+from fusions.engine import make_tools
 from fusions.errors import OptionError
 from fusions.estimators import importance
 from fusions.evidence import Points
@@ -197,6 +198,17 @@ def test_density_follows_the_modes(bimodal):
     assert abs(across - other_side) < 0.7
     assert inside > between + 3
     assert across > between + 3
+
+
+@pytest.mark.parametrize("every", [3, 4, 8, 16])
+def test_rows_held_out_have_no_copies_among_those_trained_on(every):
+    """Whatever `hold_every` says; copies would make the loss on the rows held out that of training."""
+    flow, rng = MixtureCNF(training=Training(hold_every=every)), np.random.default_rng(0)
+    tools, _ = make_tools(fusions.Problem(BOX, lambda p: -(p["x"] ** 2)), fusions.Refine(flow=flow))
+    rows = training.training_rows(rng, np.arange(5000.0)[:, None], rng.normal(size=5000), tools.held_out)
+    held = flow.training.held_out(len(rows))
+    assert held.mean() == pytest.approx(1 / every, rel=1e-3)
+    assert not set(rows[held, 0]) & set(rows[~held, 0])
 
 
 def test_expectation_maximisation_finds_separate_modes():

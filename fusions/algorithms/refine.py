@@ -74,6 +74,7 @@ class Tools(NamedTuple):
     ----------
     init : key -> flow state.
     fit : (key, state, x (training.ROWS, d), *, bend) -> state; its velocity is learned if it shall `bend`.
+    held_out : n -> flags (n,) of the rows that a fit does not train on.
     draw : (key, state) -> x (BATCH, d).
     roundtrip : (key, state) -> (BATCH,) error of log q that the ODE solver makes.
     logq : (state, x (BATCH, d)) -> (BATCH,).
@@ -87,6 +88,7 @@ class Tools(NamedTuple):
 
     init: Callable
     fit: Callable
+    held_out: Callable
     draw: Callable
     roundtrip: Callable
     logq: Callable

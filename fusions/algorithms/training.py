@@ -7,7 +7,6 @@ from fusions.evidence import tempered
 from fusions.numerics import effective_sample_size, logsumexp, normalised, systematic_resample
 
 ROWS = 8192  # of a training set
-HOLD_EVERY = 8
 TARGETS = ((0.85, 1.0), (0.15, 0.5))  # shares of the training set, powers of the likelihood: what fits the second bounds the weights
 NECK = 2.0  # times the spread of log L under a Gaussian posterior, above which narrow parts hold much of it
 NECK_SHARE = 0.25  # of the training set then
@@ -39,7 +38,7 @@ def train(key, rng, tools, states, points, chains, rounds, found, *, bend):
             target = np.logaddexp(target, normalised(np.concatenate(sets)) + np.log(share))
         alike = np.pad(found.alike[nested], (0, len(x) - nested.sum()), constant_values=-np.inf)
         target = blended(target, alike, MODE_SHARE * found.held)
-        out.append(tools.fit(k, states[fold], _training_rows(rng, x, target), bend=bend))
+        out.append(tools.fit(k, states[fold], training_rows(rng, x, target, tools.held_out), bend=bend))
     return out
 
 
@@ -74,10 +73,9 @@ def _truncated(logw):
     return np.minimum(logw, logsumexp(logw) - np.log(n) + 0.5 * np.log(n))
 
 
-def _training_rows(rng, x, logw):
-    """Resample weighted points (n, d) to a fixed number of rows; the slots held out have sources of their own."""
-    held = rng.permutation(len(x)) % HOLD_EVERY == 0
-    slots = np.arange(ROWS) % HOLD_EVERY == 0
+def training_rows(rng, x, logw, held_out):
+    """Resample weighted points (n, d) to a fixed number of rows; the slots that a fit holds out have sources of their own."""
+    held, slots = held_out(len(x))[rng.permutation(len(x))], held_out(ROWS)
     index = np.empty(ROWS, int)
     for source, slot in ((held, slots), (~held, ~slots)):
         pick = np.flatnonzero(source)
