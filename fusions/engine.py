@@ -203,8 +203,10 @@ def _tools(problem, program, kernel, flow, layout, precision):
         return logL, blobs, inside, int(wanted.sum())
 
     trajectory = _trajectory(problem, space, latent, bounds, own)
-    of_fit, of_draws = (init, fit, flow.training.held_out), (draw, host(roundtrip), host(logq))
-    tools = Tools(*of_fit, *of_draws, target, logprior, moves, trajectory, space.periodic, bounds, enter, leave)
+    tools = Tools(
+        init, fit, flow.training.held_out, draw, host(roundtrip), host(logq), target, logprior, moves, trajectory,
+        space.periodic, bounds, enter, leave,
+    )  # fmt: skip
     return tools, lambda: of_moves.traces + of_flow.traces + own.traces
 
 

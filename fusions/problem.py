@@ -3,7 +3,7 @@
 import hashlib
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property, lru_cache
@@ -208,17 +208,8 @@ class Problem:
 
     def data_digest(self) -> str:
         """Return a hash of the arrays, numbers and text in the data, the same in every session; "" if there are no data."""
-        digest = hashlib.sha256()
-
-        def add(leaf: Any) -> None:
-            if _is_array(leaf):
-                values = jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
-                digest.update(repr((leaf.shape, str(leaf.dtype))).encode() + np.asarray(values).tobytes())
-            elif isinstance(leaf, FIXED):
-                digest.update(repr(leaf).encode())
-
-        _mapped(add, self.data)
-        return "" if self.data is None else digest.hexdigest()
+        values = [_value_of(leaf) for leaf in _leaves(self.data)]
+        return "" if self.data is None else hashlib.sha256(repr(values).encode()).hexdigest()
 
     def fingerprint(self, *, labels: bool = True) -> str:
         """Return a hash of names, labels (unless told not), prior and theta at fixed points, the same in every session.
@@ -325,16 +316,19 @@ def _warn_of_single(problem: Problem, error: Exception) -> None:
 
 
 def _frozen(problem: Problem, theta: np.ndarray) -> str:
-    """Compare the compiled likelihood with the user's own function at theta (n, n_names); returns a sentence if they differ."""
+    """Compare the compiled likelihood with the user's own function at theta (n, n_names); returns a sentence if they differ.
+
+    Where they differ because arrays of the data are JAX's instead of NumPy's (sort(), types of results), these get fixed in the program.
+    """
     own = _own_values(problem, theta), _own_values(problem, theta)
     if own[0] is None or own[1] is None:
         return ""
-    compiled, far = _compared(problem, theta, own[0])
-    if far.any() and problem.arrays:  # NumPy's arrays and JAX's do not the same there: sort(), types of results
+    compiled = _compiled_values(problem, theta)
+    if problem.arrays and _apart(own[0], compiled, AGREED).any():
         _set(problem, takes_arrays=False)
-        compiled, far = _compared(problem, theta, own[0])
-    for differ, other in ((own[0] != own[1], own[1]), (far & (compiled != own[0]), compiled)):
-        differ &= ~(np.isnan(own[0]) & np.isnan(other))
+        compiled = _compiled_values(problem, theta)
+    for other, tolerance in ((own[1], 0.0), (compiled, AGREED)):
+        differ = _apart(own[0], other, tolerance)
         if differ.any():
             i, column = np.argwhere(differ)[0]
             again = "called again" if other is own[1] else "compiled by JAX"
@@ -347,12 +341,16 @@ def _frozen(problem: Problem, theta: np.ndarray) -> str:
     return ""
 
 
-def _compared(problem: Problem, theta: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return what the compiled function gives at theta (n, n_names), and where it is far from the user's own."""
-    compiled = np.column_stack(_compiled(problem.form(), problem.program(), theta.dtype)(theta, problem.arrays)).astype(float)
+def _apart(values: np.ndarray, other: np.ndarray, tolerance: float) -> np.ndarray:
+    """Tell where two arrays differ by more than a tolerance, relative to max(1, |value|); NaN and infinities are equal to themselves."""
     with np.errstate(invalid="ignore"):
-        far = ~(np.abs(compiled - own) <= AGREED * np.maximum(1, np.abs(own)))
-    return compiled, far & ~(np.isnan(own) & np.isnan(compiled)) & (compiled != own)
+        far = ~(np.abs(other - values) <= tolerance * np.maximum(1, np.abs(values)))
+    return far & (other != values) & ~(np.isnan(values) & np.isnan(other))
+
+
+def _compiled_values(problem: Problem, theta: np.ndarray) -> np.ndarray:
+    """Return log L and blobs (n, 1 + b) of the compiled function."""
+    return np.column_stack(_compiled(problem.form(), problem.program(), theta.dtype)(theta, problem.arrays)).astype(float)
 
 
 @lru_cache(maxsize=KEPT)
@@ -396,10 +394,14 @@ def _mapped(function: Callable, data: Any) -> Any:
     return jax.tree.map(one, data, is_leaf=_is_dict)
 
 
+def _leaves(data: Any) -> Iterator[Any]:
+    """Yield the leaves of the data in the order of `_mapped`."""
+    for part in jax.tree.leaves(data, is_leaf=_is_dict):
+        yield from (leaf for value in part.values() for leaf in _leaves(value)) if _is_dict(part) else (part,)
+
+
 def _arrays_of(data: Any) -> tuple[Any, ...]:
-    found: list[Any] = []
-    _mapped(lambda leaf: found.append(leaf) if _is_array(leaf) else None, data)
-    return tuple(found)
+    return tuple(filter(_is_array, _leaves(data)))
 
 
 def _key_of(data: Any) -> Any:
@@ -425,13 +427,21 @@ def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype, allow_extended_dtype=True))
 
 
-def _key_of_leaf(leaf: Any) -> Any:
-    """Return what tells a part of the data from others: its values if they are there, and numbers or text; else the object."""
+def _value_of(leaf: Any) -> Any:
+    """Return what tells a part of the data from others by its values, those of an array if they are there; None for other objects."""
     if isinstance(leaf, jax.ShapeDtypeStruct):
-        return leaf.shape, leaf.dtype
-    if _is_plain(leaf) and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) and not leaf.dtype.hasobject:
-        return leaf.shape, leaf.dtype, hashlib.sha256(np.asarray(leaf).tobytes()).digest()
-    return (type(leaf), leaf) if isinstance(leaf, FIXED) else id(leaf)
+        return leaf.shape, str(leaf.dtype)
+    if _is_plain(leaf) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return str(leaf.dtype), _value_of(jax.random.key_data(leaf))
+    if _is_plain(leaf) and not leaf.dtype.hasobject:
+        return leaf.shape, str(leaf.dtype), hashlib.sha256(np.asarray(leaf).tobytes()).digest()
+    return (type(leaf), leaf) if isinstance(leaf, FIXED) else None
+
+
+def _key_of_leaf(leaf: Any) -> Any:
+    """Return what tells a part of the data from others in this process: its value, or the object where it has none."""
+    value = _value_of(leaf)
+    return id(leaf) if value is None else value
 
 
 # Calls of the user's function -------------------------------------------------------------------------

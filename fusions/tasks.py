@@ -123,12 +123,11 @@ def attempt(task, row):
 
 
 def _unpickled(payload):
-    """Unpickle a task; the first time may import JAX, which rounds its arrays unless it computes in double precision."""
-    task, double = pickle.loads(payload), _in_double()
-    if isinstance(double, contextlib.nullcontext):
-        return task
-    with double:
-        return pickle.loads(payload)
+    """Unpickle a task, again if that was what imported JAX: its arrays are rounded unless it computes in double precision."""
+    was_there = "jax" in sys.modules
+    with _in_double():
+        task = pickle.loads(payload)
+    return task if was_there or "jax" not in sys.modules else _unpickled(payload)
 
 
 def attempt_known(key, payload, row):

@@ -48,7 +48,7 @@ ALLOWED = {
     "kernels.hamiltonian": {"numerics"},
     "kernels.jump": METROPOLIS | {"flows.cnf", "flows.components", "flows.matching", "flows.path"},
     "flows.components": GROUND | {"flows.path"},
-    "flows.density": GROUND | {"flows.components", "flows.path"},
+    "flows.density": GROUND | {"flows.components"},
     "flows.mixture": GROUND | FLOW_PARTS
     | {"flows.cnf", "flows.components", "flows.density", "flows.matching", "flows.network", "flows.transport"},
     "evidence": {"numerics"},

@@ -56,10 +56,18 @@ def spread_out(base, k, z):
     return base.means[k] + jnp.einsum("nij,nj->ni", base.factors[k], z)
 
 
-def log_parts(base, y, period):
-    """Return ln of the part (n, k) of each component in the density at y (n, d), but for a constant; nearest turn of angles only."""
-    z = standardised(inverse_factors(base), base, y, period)
-    return base.logweights - 0.5 * jnp.sum(z**2, axis=-1) - log_volume(base)
+def exponent(mean, inverse, columns, around):
+    """Return -1/2 of the squared distance (n,) of columns (d, n) from a mean (d,), in units of its factor; nearest turn of angles only."""
+    return -0.5 * jnp.sum((inverse @ wrap(columns - mean[:, None], around)) ** 2, axis=0)
+
+
+def log_parts(base, columns, around):
+    """Return ln of the part (k, n) of each component in the density at columns (d, n), but for a constant.
+
+    One component after the other: their differences from all points at once do not fit into the cache of a core.
+    """
+    parts = base.means, inverse_factors(base), base.logweights - log_volume(base)
+    return jax.lax.map(lambda part: part[2] + exponent(*part[:2], columns, around), parts)
 
 
 def log_shares(base, z, soft=1.0):
@@ -160,22 +168,17 @@ def equal_components(centres, spread):
 def improve(base, y, weights, period, sizes):
     """Do one step of expectation maximisation on weighted rows y (n, d), of several mixtures of so many components each.
 
-    Correlations shrink where rows are few; no component is wider than `MOST_TURN` of a circle. One component after the other: their
-    differences from all rows at once do not fit into the cache of a core.
+    Correlations shrink where rows are few; no component is wider than `MOST_TURN` of a circle.
     """
-    columns, around, d = y.T, jnp.asarray(period)[..., None], y.shape[1]
-
-    def log_part(component):
-        mean, inverse, logscale = component
-        return logscale - 0.5 * jnp.sum((inverse @ wrap(columns - mean[:, None], around)) ** 2, axis=0)
+    columns, around, d = y.T, period[:, None], y.shape[1]
 
     def moments(component):
         mean, share = component
         delta = wrap(columns - mean[:, None], around)
         return jnp.sum(share * delta, axis=1), (share * delta) @ delta.T
 
-    logp = jax.lax.map(log_part, (base.means, inverse_factors(base), base.logweights - log_volume(base)))
-    share = weights * jnp.concatenate([jax.nn.softmax(part, axis=0) for part in jnp.split(logp, np.cumsum(sizes)[:-1])])
+    logp = jnp.split(log_parts(base, columns, around), np.cumsum(sizes)[:-1])
+    share = weights * jnp.concatenate([jax.nn.softmax(part, axis=0) for part in logp])
     count = jnp.sum(share, axis=1) + 1e-6
     move, cov = jax.lax.map(moments, (base.means, share))
     move = move / count[:, None]
@@ -199,8 +202,8 @@ def best_fit(starts, y, weights, seen, seen_weights, period, iterations):
     together = jax.tree.map(lambda *parts: jnp.concatenate(parts), *starts)
     fits = jax.lax.fori_loop(0, iterations, lambda _, base: improve(base, y, weights, period, sizes), together)
     ends = np.cumsum(sizes)
-    parts = jnp.split(log_parts(fits, seen, period), ends[:-1], axis=1)
-    scores = jnp.stack([seen_weights @ jax.nn.logsumexp(part, axis=1) for part in parts])
+    parts = jnp.split(log_parts(fits, seen.T, period[:, None]), ends[:-1])
+    scores = jnp.stack([seen_weights @ jax.nn.logsumexp(part, axis=0) for part in parts])
     best = jnp.argmax(jnp.where(jnp.isnan(scores), -jnp.inf, scores))
     place = np.arange(max(sizes))
     rows, used = jnp.take(ends - sizes, best) + place, place < jnp.take(np.array(sizes), best)

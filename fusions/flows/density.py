@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fusions.flows.components import LOG_2PI, Components, inverse_factors, log_volume, spread_out
-from fusions.flows.path import wrap
+from fusions.flows.components import LOG_2PI, Components, exponent, inverse_factors, log_volume, spread_out
 from fusions.numerics import normal_from, uniforms
 
 WIDE_SHARE, WIDE = 0.25, 2.5  # share of draws from kernels that are so many times wider
@@ -57,12 +56,12 @@ def draw(key, kernels, n):
 
 def logprob(kernels, x, period):
     """Compute ln of the density at x (n, d)."""
-    d = x.shape[1]
+    columns, around, d = x.T, period[:, None], x.shape[1]
     narrow, wide = jnp.log1p(-WIDE_SHARE), jnp.log(WIDE_SHARE) - d * jnp.log(WIDE)
 
     def of_one(kernel):
         mean, inverse, logscale = kernel
-        half = -0.5 * jnp.sum((inverse @ wrap(x - mean, period).T) ** 2, axis=0)
+        half = exponent(mean, inverse, columns, around)
         return logscale + jnp.stack([narrow + half, wide + half / WIDE**2])
 
     parts = kernels.means, inverse_factors(kernels), kernels.logweights - log_volume(kernels)
