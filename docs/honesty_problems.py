@@ -17,8 +17,8 @@ from scipy.stats import chi2, norm
 from scipy.stats import t as student
 
 from fusions import priors as pr
+from fusions.model.problem import Problem
 from fusions.priors import Prior
-from fusions.problem import Problem
 
 LOG_2PI = math.log(2 * math.pi)
 CORE = 0.9999  # mass of a mode inside of the ball in which a point has visited it

@@ -15,7 +15,7 @@ import jax
 import fusions
 from fusions import kernels
 from fusions import priors as pr
-from fusions.evaluate import make_evaluator, workers_of
+from fusions.model.likelihood import make_evaluator, workers_of
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 import pool_models

@@ -19,13 +19,13 @@ import numpy as np
 import fusions
 from fusions import kernels
 from fusions import priors as pr
-from fusions.algorithms import nested
-from fusions.begin import begin
-from fusions.driver import default_kernel
-from fusions.engine import make_engine
-from fusions.hosts import choose_layout
-from fusions.ledger import Ledger
-from fusions.schedule import settled
+from fusions.algorithms.nested import level as nested
+from fusions.algorithms.nested.initial import begin
+from fusions.algorithms.nested.schedule import settled
+from fusions.driver.compiled import make_engine
+from fusions.driver.run import default_kernel
+from fusions.evidence.ledger import Ledger
+from fusions.parallel.devices import choose_layout
 
 WARM, LEVELS = 2, 4
 KERNELS = {"default": default_kernel(), "slices": kernels.HitAndRun()}

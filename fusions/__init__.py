@@ -3,22 +3,22 @@
 import importlib
 
 _EXPORTS = {
-    "Problem": "fusions.problem",
+    "Problem": "fusions.model.problem",
     "Prior": "fusions.priors",
-    "run": "fusions.driver",
-    "cache_programs": "fusions.driver",
-    "clear_cache": "fusions.engine",
-    "Refine": "fusions.algorithms.refine",
-    "attach": "fusions.again",
-    "hot_start": "fusions.hot",
+    "run": "fusions.driver.run",
+    "cache_programs": "fusions.driver.run",
+    "clear_cache": "fusions.driver.compiled",
+    "Refine": "fusions.algorithms.refine.phase",
+    "attach": "fusions.driver.redraw",
+    "hot_start": "fusions.driver.hot_start",
     "from_numpyro": "fusions.adapters",
-    "Result": "fusions.result",
-    "merge": "fusions.merging",
+    "Result": "fusions.results.result",
+    "merge": "fusions.results.merging",
     "Status": "fusions.errors",
     "FusionsError": "fusions.errors",
     "PrecisionError": "fusions.errors",
 }
-_RENAMED = {"nested": ("fusions.driver", "nested_sampling")}
+_RENAMED = {"nested": ("fusions.driver.run", "nested_sampling")}
 _MODULES = ("priors", "kernels", "plot")
 
 __all__ = [*_EXPORTS, *_RENAMED, *_MODULES]

@@ -11,11 +11,11 @@ import os
 import sys
 from pathlib import Path
 
-from fusions import checkpoint
+from fusions.driver.signals import exit_code
 from fusions.errors import FileError, FusionsError, LikelihoodError, OptionError, PrecisionError
-from fusions.exports import FORMATS
-from fusions.signals import exit_code
-from fusions.storage import MANIFEST, write_atomically
+from fusions.io import checkpoint
+from fusions.io.files import MANIFEST, write_atomically
+from fusions.report.exports import FORMATS
 
 COMMAND = "command.json"  # what `fusions resume` needs to know
 REMEMBERED = ("problem", "n_live", "seed", "no_refine")
@@ -29,7 +29,7 @@ def _split(spec):
 
 def load_problem(spec):
     """Load 'model.py:problem': an attribute of a Python file, a Problem or a function that returns one."""
-    from fusions.problem import Problem
+    from fusions.model.problem import Problem
 
     path, name = _split(spec)
     if not path.is_file() or path.suffix != ".py":
@@ -120,7 +120,7 @@ def _resume(args):
 
 def _load(directory):
     """Load a result, or say that the run has none yet."""
-    from fusions.result import Result
+    from fusions.results.result import Result
 
     if not (Path(directory) / MANIFEST).is_file() and checkpoint.states(directory):
         again = f"Type `fusions resume {directory}`" if (Path(directory) / COMMAND).is_file() else "Start the script again that began it"
@@ -137,7 +137,7 @@ def _export(args):
 
 
 def _check(args):
-    from fusions.verify import verify
+    from fusions.results.integrity import verify
 
     findings = verify(args.directory)
     for finding in findings:

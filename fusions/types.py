@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fusions.layout import ALONE, Layout
+from fusions.parallel.sharding import ALONE, Layout
 
 Array = jax.Array | np.ndarray
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fusions import engine
+from fusions.driver.compiled import clear_cache
 
 
 @pytest.fixture(autouse=True)
@@ -32,4 +32,4 @@ def precision_stays():
 def forget_compiled_functions():
     """Give the memory of compiled functions back after each file: hundreds of problems are compiled, and none is shared by two files."""
     yield
-    engine.clear_cache()
+    clear_cache()

@@ -16,10 +16,10 @@ import numpy as np
 import fusions
 from fusions import kernels
 from fusions import priors as pr
-from fusions.engine import make_tools
+from fusions.driver.compiled import make_tools
 from fusions.flows.cnf import CNF
 from fusions.flows.mixture import MixtureCNF
-from fusions.layout import ALONE
+from fusions.parallel.sharding import ALONE
 
 SLICE = fusions.nested(n_live=42, kernel=kernels.HitAndRun(), kill=0.5, precision=0.01, cost="cheap")
 FLOW = CNF(width=8, depth=1, ode_steps=1)
@@ -73,7 +73,7 @@ def digest(result):
 
 def alone(folder):
     """Compare all devices with one."""
-    from fusions.hosts import choose_layout
+    from fusions.parallel.devices import choose_layout
 
     n = jax.device_count()
     compiled = []

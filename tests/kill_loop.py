@@ -25,8 +25,8 @@ import numpy as np
 import pool_models
 
 import fusions
-import fusions.checkpoint
-import fusions.driver  # the fork has it then
+import fusions.driver.run  # the fork has it then
+import fusions.io.checkpoint
 from fusions import kernels
 from fusions import priors as pr
 
@@ -123,7 +123,7 @@ def is_alone(group):
 
 def progress(directory):
     """Return how far a folder is: levels done and records appended, nothing damaged; (-1, 0) before the first save."""
-    saved = fusions.checkpoint.read(directory)
+    saved = fusions.io.checkpoint.read(directory)
     if saved is None:
         return -1, 0
     assert not saved.damaged, saved.damaged

@@ -10,9 +10,9 @@ import numpy as np
 from scipy.special import gammainc, gammaln
 
 from fusions.errors import Status
-from fusions.evidence import Running, death_order, insertion_uniforms, shell_weights
+from fusions.evidence.volumes import Running, death_order, insertion_uniforms, shell_weights
 from fusions.numerics import logsumexp
-from fusions.result import Result
+from fusions.results.result import Result
 
 
 class VolumeProblem(NamedTuple):

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fusions import priors as pr
+from fusions.model.problem import Problem
 from fusions.priors import Prior
-from fusions.problem import Problem
 
 sys.path.append(str(Path(__file__).parents[1] / "examples"))
 

@@ -7,8 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from fusions import checkpoint, cli, kernels
-from fusions.result import Result
+from fusions import cli, kernels
+from fusions.io import checkpoint
+from fusions.results.result import Result
 
 MODEL = """
 import fusions
@@ -69,7 +70,7 @@ problem = fusions.Problem(prior, loglikelihood, traceable=False)
 @pytest.fixture(autouse=True)
 def _cheap_kernel(monkeypatch):
     """Replace the default kernel by one that compiles fast."""
-    monkeypatch.setattr("fusions.driver.default_kernel", kernels.HitAndRun)
+    monkeypatch.setattr("fusions.driver.run.default_kernel", kernels.HitAndRun)
 
 
 @pytest.fixture

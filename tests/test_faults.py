@@ -31,8 +31,8 @@ import fusions
 from fusions import cli, kernels, plot
 from fusions import priors as pr
 from fusions.errors import FileError, FusionsError, LikelihoodError, OptionError, PrecisionError, PriorError, ProblemError, Status
-from fusions.evaluate import make_evaluator, workers_of
-from fusions.result import Result
+from fusions.model.likelihood import make_evaluator, workers_of
+from fusions.results.result import Result
 
 SLICE = fusions.nested(n_live=20, kernel=kernels.HitAndRun(), kill=0.5, cost="cheap")
 SQUARE = fusions.Prior(x=pr.uniform(0, 1), y=pr.uniform(0, 1))
@@ -484,8 +484,8 @@ HEAD = """# Bad inputs and faults
 
 {n} faults and the errors they get, written by `python tests/test_faults.py > docs/faults.md`; the tests compare the texts. All of them end
 with such an error, none with a wrong answer, and what was computed or saved before is kept. Faults that a run mends by itself (a worker
-that dies, a call that hangs or raises once) and their limits are in `pools.md`; more runs that fail on the way are in `tests/test_run.py`
-and `tests/test_pool.py`.
+that dies, a call that hangs or raises once) and their limits are in `pools.md`; more runs that fail on the way are in
+`tests/driver/test_run.py` and `tests/parallel/test_pool.py`.
 """
 
 if __name__ == "__main__":

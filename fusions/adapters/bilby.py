@@ -18,12 +18,12 @@ from bilby.core.sampler.base_sampler import NestedSampler, signal_wrapper
 from pandas import DataFrame
 
 from fusions.adapters.options import algorithm_of
-from fusions.blocks import Block
-from fusions.distributions import host_turns, host_unit_interval
-from fusions.driver import run
+from fusions.driver.run import run
 from fusions.errors import OptionError
-from fusions.priors import Prior
-from fusions.problem import Problem
+from fusions.model.problem import Problem
+from fusions.priors.blocks import Block
+from fusions.priors.distributions import host_turns, host_unit_interval
+from fusions.priors.prior import Prior
 
 LOG_LIKELIHOOD = "log_likelihood"  # bilby's name of the column
 KNOWN_MAJOR = 2  # version of bilby whose interface this is

@@ -26,12 +26,12 @@ from cobaya.yaml import yaml_dump_file
 
 from fusions import __version__
 from fusions.adapters.options import algorithm_of
-from fusions.blocks import Block
-from fusions.distributions import host_tail, host_turns
-from fusions.driver import OPTIONS, run
+from fusions.driver.run import OPTIONS, run
 from fusions.errors import Status
-from fusions.priors import Prior
-from fusions.problem import Problem
+from fusions.model.problem import Problem
+from fusions.priors.blocks import Block
+from fusions.priors.distributions import host_tail, host_turns
+from fusions.priors.prior import Prior
 
 RUN = ("refine", "max_calls", "max_time", "progress", "checkpoint_every")
 SUFFIX = "fusions"  # of the checkpoint folder and of the dead-birth files

@@ -29,13 +29,13 @@ from numpyro.distributions.distribution import (
     TransformedDistribution,
 )
 
-from fusions.blocks import Block
-from fusions.distributions import cauchy_map, cotangent, exponential_map, half_normal_map, turns, uniform_map, unit_interval
 from fusions.errors import ProblemError
+from fusions.model.problem import Problem
 from fusions.numerics import ADDRESS, digest_of, in_double
-from fusions.priors import Prior
-from fusions.problem import Problem
-from fusions.quantiles import cut
+from fusions.priors.blocks import Block
+from fusions.priors.distributions import cauchy_map, cotangent, exponential_map, half_normal_map, turns, uniform_map, unit_interval
+from fusions.priors.prior import Prior
+from fusions.priors.quantiles import cut
 
 LOG_2PI = math.log(2 * math.pi)
 

@@ -1,7 +1,7 @@
 """Options of `fusions.nested` as other packages give them."""
 
 from fusions import kernels
-from fusions.driver import OPTIONS, nested_sampling
+from fusions.driver.run import OPTIONS, nested_sampling
 from fusions.errors import OptionError
 
 NAMED = ("FlowKernel", "HitAndRun", "Jump", "RandomWalk")  # kernels that need no arguments

@@ -1,1 +1,1 @@
-"""Algorithms: how a population moves towards the posterior."""
+"""Algorithms on arrays and functions: nested sampling and the refine phase. They know no problem and no file."""

@@ -11,7 +11,8 @@ import numpy as np
 from fusions.flows import matching, network
 from fusions.flows.base import FitInfo
 from fusions.flows.cnf import coordinates, features
-from fusions.flows.components import (
+from fusions.flows.defensive import with_others
+from fusions.flows.gaussian_mixture import (
     Components,
     choose_components,
     draw_mixture,
@@ -25,7 +26,6 @@ from fusions.flows.components import (
     standardised,
     widened,
 )
-from fusions.flows.density import with_others
 from fusions.flows.path import wrap
 from fusions.flows.transport import trajectory, transport
 from fusions.numerics import pick_columns, uniforms

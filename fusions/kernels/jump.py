@@ -8,7 +8,7 @@ import numpy as np
 
 from fusions.errors import OptionError
 from fusions.flows.cnf import coordinates
-from fusions.flows.components import (
+from fusions.flows.gaussian_mixture import (
     Axes,
     Components,
     fit_components,

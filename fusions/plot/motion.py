@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.animation import PillowWriter
 
-from fusions import storage
 from fusions.errors import OptionError
+from fusions.io import files as storage
 from fusions.plot.base import BLUE, GREY, ORANGE, chosen_columns, message, new_figure, tidy
 
 N_TIMES = 33  # points of a trajectory

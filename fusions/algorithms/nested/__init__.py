@@ -1,0 +1,1 @@
+"""Nested sampling: live points from the prior, its levels, and the schedule."""

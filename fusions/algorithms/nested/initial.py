@@ -1,0 +1,138 @@
+"""Begin a run: draw live points from the prior and look whether the likelihood can be used."""
+
+import time
+import warnings
+
+import jax
+import numpy as np
+
+from fusions.algorithms.nested import level as nested
+from fusions.errors import LikelihoodError
+from fusions.evidence.volumes import Running
+from fusions.model.likelihood import describe, reject_invalid, reject_undefined
+from fusions.numerics import in_chunks, keys_of
+
+MAX_PRIOR_DRAWS = 20  # per live point, while looking for points of non-zero likelihood
+N_REPEATS = 4  # points evaluated twice to see whether a black-box likelihood is deterministic
+PILE = 0.05  # share of equal log L values that is worth a warning
+FLOOR = -1e30  # log L at or below this looks like a stand-in for zero likelihood
+
+
+def begin(key, problem, settings, engine, ledger):
+    """Draw live points until enough have a likelihood above zero; draws of zero likelihood before the last of them die at once.
+
+    Parameters
+    ----------
+    key : random key.
+    problem, settings, engine, ledger : of the run.
+
+    Returns
+    -------
+    NestedState; seconds per likelihood row; list of warnings.
+    """
+    k_params, k_draw, k_order = keys_of(key, 3)
+    x, logL, blobs, seconds_per_row = _prior_draws(k_draw, problem, settings, engine, ledger)
+    finite = _above_floor(logL, settings.n_live)
+    if not finite.any():
+        raise _nothing_found(logL)
+    if not (problem.traceable or problem.noisy):
+        _check_deterministic(problem, engine, x[finite], logL[finite], ledger)
+    n = settings.n_live
+    live = np.sort(np.argsort(~finite, kind="stable")[:n])
+    n_drawn = live[-1] + 1 if finite.sum() >= n else len(logL)
+    zero = np.setdiff1d(np.arange(n_drawn), live)
+    zero = zero[np.argsort(logL[zero], kind="stable")]
+    ledger.bury(x[zero], logL[zero], np.full(len(zero), np.nan), blobs[zero], np.full(len(zero), -1))
+    running = Running().kill(logL[zero], n_drawn) if len(zero) else Running()
+    live = live[np.random.default_rng(np.asarray(jax.random.key_data(k_order))).permutation(n)]
+    pool, alive = nested.empty_pool(x[live]), np.ones(n, bool)
+    params = tuple(
+        engine.init_params(k, nested.population(x[live], alive, *pool[:2], np.inf, 1 - half))
+        for half, k in enumerate(jax.random.split(k_params))
+    )
+    info = (engine.blank_info,) * 2
+    state = nested.NestedState(
+        x[live], logL[live], np.full(n, np.nan), blobs[live], *pool, running, 0.0, nested.least_effort(settings, 1.0), params, info
+    )
+    return state, seconds_per_row, _suspicious(logL[np.isfinite(logL)])
+
+
+def _prior_draws(key, problem, settings, engine, ledger):
+    """Draw and evaluate batches of n_live points until n_live have a log L above the floor or the limit is reached."""
+    n, chunk = settings.n_live, nested.batch_size(settings)[1]
+    x, columns, seconds = [], [], []
+
+    def timed(rows):
+        clock = time.perf_counter()
+        out = engine.evaluator.rows(rows)
+        seconds.append((time.perf_counter() - clock) / len(rows))
+        return out
+
+    for i in range(MAX_PRIOR_DRAWS):
+        x.append(problem.prior.sample(jax.random.fold_in(key, i), n))
+        ledger.n_calls += n
+        columns += in_chunks(timed, x[-1], chunk) if problem.traceable else [timed(x[-1])]
+        logL, blobs = (np.concatenate(column) for column in zip(*columns, strict=True))
+        if not np.isfinite(logL[-n:]).all():
+            reject_undefined(problem, x[-1])
+        reject_invalid(problem, np.concatenate(x), logL)
+        if _above_floor(logL, n).sum() >= n:
+            break
+    return np.concatenate(x), logL, blobs, float(np.median(seconds))
+
+
+def _above_floor(logL, n):
+    """Mark finite values (m,) above the floor, at or below which draws die at once, as those of zero likelihood do.
+
+    It is the highest value that is repeated and as low as `FLOOR`, or else the lowest value if the first n draws all have it. A likelihood
+    that has that one at all draws is constant.
+    """
+    finite = np.isfinite(logL)
+    values, counts = np.unique(logL[finite], return_counts=True)
+    floors = values[(values <= FLOOR) & (counts > 1)]
+    if len(floors):
+        return finite & (logL > floors[-1])
+    if len(values) and np.all(logL[:n] == values[0]) and (len(values) > 1 or len(logL) < MAX_PRIOR_DRAWS * n):
+        return finite & (logL > values[0])
+    return finite
+
+
+def _nothing_found(logL):
+    """Return the error for draws from the prior (n,) of which none has a likelihood above zero."""
+    came = "log L = -inf" if not np.any(np.isfinite(logL)) else f"log L = {np.max(logL):.6g}, which looks like a stand-in for -inf,"
+    return LikelihoodError(
+        f"No finite log-likelihood in {len(logL):,} draws from the prior: {came} at all of them; expected some above that. Likely causes: "
+        "a prior that does not cover the data's region or covers so much more that no draw comes near it, a sign or unit error, or an "
+        "exception that the likelihood turns into this value. Try the likelihood at a point where you know that it is positive."
+    )
+
+
+def _check_deterministic(problem, engine, x, logL, ledger):
+    """Evaluate a few points again; a likelihood that gives other values is refused."""
+    again, _ = engine.evaluator.rows(x[:N_REPEATS])
+    ledger.n_calls += len(again)
+    differ = again != logL[: len(again)]
+    if differ.any():
+        i = int(np.argmax(differ))
+        raise LikelihoodError(
+            f"The likelihood is not deterministic: {float(logL[i])!r}, then {float(again[i])!r} at {describe(problem, x[i])}. Fix its "
+            "random seed, or type Problem(..., noisy=True) to accept the noise; the evidence is then that of the noisy likelihood."
+        )
+
+
+def _suspicious(logL):
+    """Warn of piles of equal values and of floors that stand in for zero likelihood; returns the warnings."""
+    values, counts = np.unique(logL, return_counts=True)
+    notes, share, pile = [], counts.max() / len(logL), values[np.argmax(counts)]
+    if len(values) == 1:
+        notes.append(f"The likelihood seems to be constant: log L = {values[0]:.6g} at all {len(logL):,} draws from the prior.")
+    elif share > PILE and pile > FLOOR:
+        notes.append(
+            f"{100 * share:.3g} % of the prior draws have log L = {pile:.6g} exactly: a plateau. It is handled; see "
+            "whether an underflow or an error value in the likelihood makes it."
+        )
+    if logL.min() <= FLOOR:
+        notes.append(f"log L is as low as {logL.min():.3g}: if this stands for zero likelihood, return -inf instead.")
+    for note in notes:
+        warnings.warn(note, stacklevel=6)
+    return notes

@@ -1,0 +1,83 @@
+"""Training sets of the refine phase: what the flows of each fold are fitted to."""
+
+import jax
+import numpy as np
+
+from fusions.evidence.volumes import tempered
+from fusions.numerics import effective_sample_size, logsumexp, normalised, systematic_resample
+
+ROWS = 8192  # of a training set
+TARGETS = ((0.85, 1.0), (0.15, 0.5))  # shares of the training set, powers of the likelihood: what fits the second bounds the weights
+NECK = 2.0  # times the spread of log L under a Gaussian posterior, above which narrow parts hold much of it
+NECK_SHARE = 0.25  # of the training set then
+NECK_REACH = 1.3  # its power of the likelihood is 1 + this / spread of log L
+MODE_SHARE = 0.15  # of all these, and of the starts of chains, in equal parts from the modes found, if they hold the whole posterior
+NESTED_TRUST = 0.25  # weight of nested points and of chains relative to their effective size
+
+
+def train(key, rng, tools, states, points, chains, rounds, found, *, bend):
+    """Fit each flow to the points and chains of its fold and to the draws of the rounds, at the powers of `targets_of`.
+
+    Its velocity is learned if it shall `bend`.
+
+    At each power a set of points counts by its effective size; nested points and chains by less, since masses of modes drift and places
+    of a chain depend on each other. Chains count at the posterior alone: few of them would carry a wider target. The modes found count
+    alike.
+    """
+    out = []
+    for fold, k in enumerate(jax.random.split(key)):
+        nested = points.fold == fold
+        chain_x = chains.thinned().of_fold(fold)[0]
+        x = np.concatenate([points.x[nested], chain_x, *(r.x for r in rounds)])
+        target = np.full(len(x), -np.inf)
+        for share, beta in targets_of(points):
+            seen = _shared(tempered(points.logw, points.logL, beta)[nested]) + np.log(NESTED_TRUST)
+            sets = [np.logaddexp(seen, _shared(tempered(found.masses, points.logL, beta)[nested]) + np.log(found.held + 1e-300))]
+            sets += [np.full(len(chain_x), np.log(NESTED_TRUST) if beta == 1 else -np.inf)]
+            sets += [_shared(_truncated(tempered(r.logw, r.logL, beta))) for r in rounds]
+            target = np.logaddexp(target, normalised(np.concatenate(sets)) + np.log(share))
+        alike = np.pad(found.alike[nested], (0, len(x) - nested.sum()), constant_values=-np.inf)
+        target = blended(target, alike, MODE_SHARE * found.held)
+        out.append(tools.fit(k, states[fold], training_rows(rng, x, target, tools.held_out), bend=bend))
+    return out
+
+
+def targets_of(points):
+    """Choose the shares of the training set and their powers of the likelihood.
+
+    In a funnel the narrow parts hold the highest likelihoods, too few rows of the posterior for a covariance, and densities that are
+    too wide there leave a few draws with huge weights. Points of the nested run are as many there as elsewhere: a power above one shows
+    them. log L of a Gaussian posterior in d dimensions has the variance d/2.
+    """
+    w = np.exp(normalised(points.logw))
+    logL = np.where(w > 0, points.logL, 0.0)
+    spread = np.sqrt(w @ (logL - w @ logL) ** 2)
+    if spread < NECK * np.sqrt(points.x.shape[1] / 2):
+        return TARGETS
+    return *(((1 - NECK_SHARE) * share, beta) for share, beta in TARGETS), (NECK_SHARE, 1 + NECK_REACH / spread)
+
+
+def blended(logw, other, share):
+    """Give other log weights (n,) a share of normalised ones."""
+    return logw if share == 0 else np.logaddexp(logw + np.log(1 - share), normalised(other) + np.log(share))
+
+
+def _shared(logw):
+    """Normalise log weights so that their sum is their effective sample size."""
+    return normalised(logw) + np.log(effective_sample_size(logw)) if np.any(np.isfinite(logw)) else logw
+
+
+def _truncated(logw):
+    """Truncate weights at sqrt(n) times their mean (Ionides 2008, doi:10.1198/106186008X320456)."""
+    n = len(logw)
+    return np.minimum(logw, logsumexp(logw) - np.log(n) + 0.5 * np.log(n))
+
+
+def training_rows(rng, x, logw, held_out):
+    """Resample weighted points (n, d) to a fixed number of rows; the slots that a fit holds out have sources of their own."""
+    held, slots = held_out(len(x))[rng.permutation(len(x))], held_out(ROWS)
+    index = np.empty(ROWS, int)
+    for source, slot in ((held, slots), (~held, ~slots)):
+        pick = np.flatnonzero(source)
+        index[slot] = rng.permutation(pick[systematic_resample(rng, logw[pick], slot.sum())])
+    return x[index]

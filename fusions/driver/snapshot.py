@@ -1,0 +1,170 @@
+"""What is saved of a run, how it is read back, and when a checkpoint is refused because it is of another run."""
+
+import dataclasses
+import re
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fusions import __version__
+from fusions.algorithms.nested import level as nested
+from fusions.errors import CheckpointError
+from fusions.evidence.ledger import Block, merge_blocks
+from fusions.evidence.volumes import Running
+from fusions.model.likelihood import describe
+from fusions.numerics import in_chunks
+
+N_PROBES = 4  # points whose likelihood is compared when a run is resumed
+LIVE = ("x", "logL", "birth", "blobs", "pool_x", "pool_logL")  # arrays of a NestedState
+CLOSE = {"traced": 1e-4, "hosted": 1e-8}  # difference of log L, relative to max(1, |log L|), that another machine may make
+ADVICE = "Type run(..., resume=False) to start afresh in that folder, which removes what is there, or give another folder as checkpoint."
+
+
+class Mark(NamedTuple):
+    """Where a run stands between two levels: all that the next level depends on, and what the run has cost.
+
+    Attributes
+    ----------
+    nested : NestedState
+    iteration : levels done.
+    rng : state of numpy's generator.
+    n_blocks, n_calls : blocks of the ledger and likelihood calls that belong to it.
+    seconds, elapsed : clocks of the ledger.
+    passed : smallest ln of the remaining share of the evidence at the marks before, where the run did not stop.
+    """
+
+    nested: nested.NestedState
+    iteration: int
+    rng: dict
+    n_blocks: int
+    n_calls: int
+    seconds: dict
+    elapsed: float
+    passed: float
+
+
+def generator(state):
+    """Make numpy's generator in a saved state."""
+    rng = np.random.default_rng(0)
+    rng.bit_generator.state = state
+    return rng
+
+
+def path_of(problem):
+    """Name the path that the likelihood takes."""
+    return "traced" if problem.traceable else "hosted"
+
+
+# Another run ------------------------------------------------------------------------------------------------
+
+
+def identity(problem, algorithm, key):
+    """Describe a run by what its numbers depend on, {name: text or list}; what only steers its execution, or when it stops, is left out."""
+    settings = {field.name: getattr(algorithm, field.name) for field in dataclasses.fields(algorithm) if field.name != "precision"}
+    return {
+        "the version of fusions": __version__,
+        "the names of the parameters": list(problem.names),
+        "the prior": repr(problem.prior),
+        "the path of the likelihood": path_of(problem),
+        "the precision": str(jnp.result_type(float)),
+        "key": key,
+        **{name: re.sub(r" at 0x[0-9a-f]+", "", repr(value)) for name, value in settings.items()},
+        "the hash of the prior at fixed points": problem.fingerprint(labels=False),
+        **({} if problem.data is None else {"the hash of the data": problem.data_digest()}),
+    }
+
+
+def refuse_other(directory, there, here):
+    """Raise an error that names the first difference between two identities."""
+    for name, value in here.items():
+        if there.get(name) != value:
+            raise CheckpointError(
+                f"The checkpoint in {directory} is of another run: {name} was {there.get(name)}, now is {value}. {ADVICE}"
+            )
+
+
+def refuse_coarser(directory, passed, before, precision):
+    """Raise an error if a run with this precision would have stopped at a mark where the one there, with the precision before, went on."""
+    if passed < np.log(precision):
+        raise CheckpointError(
+            f"The checkpoint in {directory} is of another run: it has gone on beyond precision = {precision:g}. Expected that of its last "
+            f"session, {before:g}, or less. {ADVICE}"
+        )
+
+
+def check_likelihood(directory, problem, evaluator, chunk, probe):
+    """Compare the likelihood with what it was at a few points when the run began; the calls are not counted."""
+    if problem.noisy:
+        return
+    x, before = probe["x"], probe["logL"]
+    out = in_chunks(evaluator.rows, x, chunk) if problem.traceable else [evaluator.rows(x)]
+    now = np.concatenate([logL for logL, _ in out])
+    differ = ~(np.abs(now - before) <= CLOSE[path_of(problem)] * np.maximum(1, np.abs(before)))
+    if differ.any():
+        i = int(np.argmax(differ))
+        raise CheckpointError(
+            f"The checkpoint in {directory} is of another run: the log-likelihood was {before[i]:.10g}, now is {now[i]:.10g} at "
+            f"{describe(problem, x[i])}. Its code or its data have changed. {ADVICE}"
+        )
+
+
+# Arrays and JSON ----------------------------------------------------------------------------------------------
+
+
+def pack_mark(mark):
+    """Turn a mark into JSON-able metadata and {name: array}."""
+    state = mark.nested
+    meta = {
+        "iteration": mark.iteration, "rng": mark.rng, "n_calls": mark.n_calls, "seconds": mark.seconds,
+        "elapsed": mark.elapsed, "passed": mark.passed, "running": list(state.running), "memory": float(state.memory),
+        "effort": float(state.effort), "pool_next": list(state.pool_next),
+    }  # fmt: skip
+    arrays = {f"live/{name}": getattr(state, name) for name in LIVE}
+    for group in ("params", "info"):
+        arrays |= {f"{group}/{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(getattr(state, group)))}
+    return meta, arrays
+
+
+def unpack_mark(meta, arrays, engine, n_blocks):
+    """Rebuild a mark with `n_blocks` in the ledger; an engine tells how what its kernel has learned is laid out."""
+    live = {name: arrays[f"live/{name}"] for name in LIVE}
+    x, n = live["x"], len(live["x"])
+    people = nested.population(x, np.ones(n, bool), live["pool_x"], live["pool_logL"], np.inf, 0)
+    like = {"params": (jax.eval_shape(engine.init_params, jax.random.key(0), people),) * 2, "info": (engine.blank_info,) * 2}
+    state = nested.NestedState(
+        **live, pool_next=tuple(meta["pool_next"]), running=Running(*meta["running"]), memory=meta["memory"], effort=meta["effort"],
+        **{group: engine.layout.placed(_tree(like[group], arrays, group)) for group in like},
+    )  # fmt: skip
+    return Mark(state, meta["iteration"], meta["rng"], n_blocks, meta["n_calls"], meta["seconds"], meta["elapsed"], meta["passed"])
+
+
+def _tree(like, arrays, group) -> Any:
+    """Put saved leaves into the structure of another tree."""
+    leaves, tree = jax.tree.flatten(like)
+    known = [arrays[f"{group}/{i}"] for i in range(len(leaves))]
+    if [(leaf.shape, leaf.dtype) for leaf in leaves] != [(leaf.shape, leaf.dtype) for leaf in known]:
+        raise CheckpointError(f"The checkpoint's {group} do not fit the kernel, although its settings are the same. {ADVICE}")
+    return jax.tree.unflatten(tree, known)
+
+
+def pack_blocks(blocks):
+    """Turn blocks of the ledger into one {name: array} to append."""
+    block = merge_blocks(blocks)._asdict()
+    trace = block.pop("trace")
+    return {**{f"dead/{k}": v for k, v in block.items()}, **{f"trace/{k}": v for k, v in trace.items()}}
+
+
+def unpack_records(records):
+    """Turn what was appended into blocks of the ledger and the target's values at draws of the refine phase, {digest of x: values}."""
+    groups = [{name: _group(record, name) for name in ("dead", "trace", "draws")} for record in records]
+    blocks = [Block(**g["dead"], trace=g["trace"]) for g in groups if g["dead"]]
+    draws = {}
+    for values in (g["draws"] for g in groups if g["draws"]):
+        draws[str(values["name"])] = values["logL"], values["blobs"], values["logprior"], int(values["n_calls"])
+    return blocks, draws
+
+
+def _group(record, name):
+    return {key.removeprefix(f"{name}/"): value for key, value in record.items() if key.startswith(f"{name}/")}

@@ -1,0 +1,1 @@
+"""Evidence from nested samples and from weighted draws, the ledger they come from, and the headline."""

@@ -1,0 +1,1 @@
+"""Files: checkpoints, the folder of a result, PolyChord's format."""

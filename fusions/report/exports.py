@@ -1,0 +1,150 @@
+"""A result in the words of other tools: ArviZ, getdist, plain numpy; and the table of formats that files can have.
+
+ArviZ and getdist are known to this file alone, and imported only when they are asked for.
+"""
+
+import importlib
+from pathlib import Path
+
+import numpy as np
+
+from fusions.errors import OptionError
+from fusions.io import files as storage
+
+
+def _load(*names):
+    """Import the first of these packages that is installed."""
+    for name in names:
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    raise OptionError(f"Expected the package {' or '.join(names)} to be installed, found none. Type: pip install {names[0]}")
+
+
+def latex_labels(result):
+    """Return {name: LaTeX without dollar signs} of all columns; names that have no label stand upright."""
+    return {name: storage.math_label(result.labels.get(name) or "") or storage.upright(name) for name in result.names}
+
+
+def facts(result):
+    """Return what an export keeps beside the points: {"logZ", "logZ_err", "D_KL", "ess", "n_calls", "status", "sampler"}."""
+    return {
+        "logZ": result.logZ, "logZ_err": result.logZ_err, "D_KL": result.D_KL, "ess": result.ess, "n_calls": result.n_calls,
+        "status": result.status.name, "sampler": "fusions",
+    }  # fmt: skip
+
+
+def to_arviz(result, n=None, key=0):
+    """Make the object of ArviZ; see `Result.to_arviz`."""
+    arviz = _load("arviz", "arviz_base")
+    draws = result.equal_weights(n, key)
+    posterior = {name: column[None] for name, column in zip(result.names, draws.T, strict=True)}
+    old = arviz.__name__ == "arviz" and arviz.__version__.startswith("0.")
+    if old:  # 0.x would take the argument of 1.x in silence and make a wrong object of it
+        found = arviz.from_dict(posterior=posterior, posterior_attrs=facts(result))
+    else:
+        found = arviz.from_dict({"posterior": posterior}, attrs={"posterior": facts(result)})
+    for name, label in latex_labels(result).items():
+        found["posterior"][name].attrs["label"] = f"${label}$"
+    return found
+
+
+def _starred(result):
+    """Return the names with getdist's mark of derived parameters."""
+    return [name + "*" * (i >= result.n_params) for i, name in enumerate(result.names)]
+
+
+def to_getdist(result):
+    """Make the object of getdist; see `Result.to_getdist`."""
+    getdist = _load("getdist")
+    theta, logw = result.posterior
+    loglikes = -result.logL if len(logw) == len(result.logL) and result.headline.name == "volumes" else None
+    return getdist.MCSamples(
+        samples=theta,
+        weights=np.exp(logw - np.max(logw)),
+        loglikes=loglikes,
+        names=_starred(result),
+        labels=[latex_labels(result)[name] for name in result.names],
+        label=result.info.get("name"),
+        sampler="nested",
+    )
+
+
+def write_polychord(result, root):
+    """Write PolyChord's files; see `Result.write_polychord`."""
+    fields = ("names", "n_params", "labels", "theta", "logL", "logL_birth", "n_live")
+    return storage.write_polychord(root, **{name: getattr(result, name) for name in fields})
+
+
+def write_csv(result, path):
+    """Write anesthetic's csv; see `Result.write_csv`."""
+    path = Path(path)
+    path = path if path.suffix == ".csv" else path.with_name(path.name + ".csv")
+    with storage.writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        result.samples().to_csv(path)
+    return path
+
+
+def write_getdist(result, root):
+    """Write the weighted posterior as getdist and CosmoMC do: ROOT.txt (weight, -log L, columns) and ROOT.paramnames.
+
+    -log L is 0 for draws of the flows, whose likelihood is not kept. Needs no getdist. Returns the paths written.
+    """
+    theta, logw = result.posterior
+    volumes = result.headline.name == "volumes"
+    rows = np.column_stack([np.exp(logw - np.max(logw)), -result.logL if volumes else np.zeros(len(logw)), theta])
+    root = Path(root)
+    paths = [root.with_name(root.name + end) for end in (".txt", ".paramnames")]
+    with storage.writing(root.parent):
+        root.parent.mkdir(parents=True, exist_ok=True)
+        np.savetxt(paths[0], rows[rows[:, 0] > 0], fmt="%.17g")
+        paths[1].write_text(storage.paramnames(result.names, result.n_params, result.labels), encoding="utf-8")
+    return paths
+
+
+def write_numpy(result, root):
+    """Write ROOT.npz: equally weighted "samples" (n, m), "names" (m,), "labels" (m,) in LaTeX, and the `facts`; nothing pickled."""
+    path = Path(root).with_name(Path(root).name + ".npz")
+    arrays = {"samples": result.equal_weights(), "names": np.array(result.names), "labels": np.array(list(latex_labels(result).values()))}
+    with storage.writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        storage.write_atomically(path, storage.pack(arrays | facts(result)))
+    return [path]
+
+
+def write_arviz(result, root):
+    """Write ROOT.nc, the netCDF file that `arviz.from_netcdf` reads."""
+    path = Path(root).with_name(Path(root).name + ".nc")
+    with storage.writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        to_arviz(result).to_netcdf(str(path))
+    return [path]
+
+
+FORMATS = {
+    "polychord": write_polychord,
+    "csv": lambda result, root: [write_csv(result, root)],
+    "getdist": write_getdist,
+    "arviz": write_arviz,
+    "numpy": write_numpy,
+}
+
+
+def export(result, form, root):
+    """Write a result in one of the formats of `FORMATS`.
+
+    Parameters
+    ----------
+    result : Result.
+    form : name of the format.
+    root : path without suffix.
+
+    Returns
+    -------
+    list of the paths written.
+    """
+    if form not in FORMATS:
+        raise OptionError(f"Expected a format out of {', '.join(FORMATS)}, got {form!r}. Type result.export('csv', 'chains').")
+    return FORMATS[form](result, root)

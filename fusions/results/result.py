@@ -1,0 +1,427 @@
+"""The result of a run: a ledger of points with everything that can be read off it."""
+
+import warnings
+from dataclasses import dataclass, field
+from functools import cached_property
+from numbers import Integral
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fusions.errors import FileError, OptionError, Status
+from fusions.evidence.headline import choose
+from fusions.evidence.volumes import Evidence, evaluate_ledger
+from fusions.io import files as storage
+from fusions.numerics import effective_sample_size, logsumexp, normalised, systematic_resample
+from fusions.report import exports, notebook
+from fusions.report.table import render, with_error
+
+MIN_RANKS = 20
+SUMMED = 65536  # points whose moments are computed at once
+ARRAYS = ("theta", "logL", "logL_birth", "insertion_uniforms", "draws", "draws_logw")
+META = (
+    "names", "n_params", "labels", "n_live", "n_calls", "seconds", "n_compilations", "constraint_logmass", "refined", "info",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Result:
+    """Dead and live points of a nested sampling run, with the run's cost and checks.
+
+    Attributes
+    ----------
+    names : (m,) names of the columns: parameters, then derived parameters.
+    n_params : how many of the columns are parameters.
+    labels : {name: LaTeX}; may lack names.
+    theta : (N, m) points.
+    logL, logL_birth : (N,) log-likelihood and contour at birth, NaN for a draw from the whole prior and
+        -inf for a replacement of a zero-likelihood point [nats]. The last `n_live` points are the final
+        live points.
+    n_live : number of live points.
+    status : why the run stopped.
+    insertion_uniforms : (r,) insertion ranks as values in [0, 1), uniform under correct sampling.
+    level_trace : {key: (levels,)} history, for example "logL", "logX", "n_calls", "acceptance", "loss".
+    n_calls : likelihood evaluations, failed ones included.
+    seconds : {"compile", "likelihood", "training", "ode", "refine", "rest", "total": s}.
+    n_compilations : number of compilations of the loop.
+    refined : what the refine phase found, or None: "importance" and "bridge" (ln Z, error), "coverage" (ln of the covered mass, error),
+        "uncovered" (part of the posterior that chains see and draws hardly reach),
+        "ess", "khat", "n_draws", "n_calls", "ode_error", "rounds" (ln Z, error, effective fraction of each), "chains"
+        ("n_moves", "n_trajectories", "drift", "settled"), "modes" (ln of the part of the evidence of each, if several), "finds" (estimates
+        of ln Z by the survey of modes, by each of the "rounds", by the final draws, and by a search around the highest point if it was
+        new: "name", "logZ", "logZ_err", "khat", and "logL" and "at", {parameter: value}, of the draw of the largest weight), "settings".
+    draws, draws_logw : (n, m) points drawn from the final flows in the columns of `theta`, (n,) their log importance weights.
+    constraint_logmass : ln of the prior fraction that a constraint allows, and its error.
+    flows : {str: array} parameters of the flows that the draws are from.
+    source : what `draw` and `extend` need beside them; None for a loaded result, see `fusions.attach`.
+    info : JSON-able facts: "name", "seed", "path" ("traced" or "hosted"), "fingerprint", "data" (a hash), "warnings" (list
+        of str), ...
+    """
+
+    names: tuple
+    n_params: int
+    labels: dict
+    theta: np.ndarray
+    logL: np.ndarray
+    logL_birth: np.ndarray
+    n_live: int
+    status: Status
+    insertion_uniforms: np.ndarray = field(default_factory=lambda: np.empty(0))
+    level_trace: dict = field(default_factory=dict)
+    n_calls: int = 0
+    seconds: dict = field(default_factory=dict)
+    n_compilations: int = 0
+    constraint_logmass: tuple = (0.0, 0.0)
+    refined: dict | None = None
+    draws: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
+    draws_logw: np.ndarray = field(default_factory=lambda: np.empty(0))
+    flows: dict = field(default_factory=dict)
+    source: Any = None
+    info: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        """Bring arrays to float64 and check their shapes."""
+        for name in ARRAYS:
+            object.__setattr__(self, name, np.asarray(getattr(self, name), np.float64))
+        object.__setattr__(self, "names", tuple(self.names))
+        object.__setattr__(self, "constraint_logmass", tuple(float(v) for v in self.constraint_logmass))
+        object.__setattr__(self, "level_trace", {k: np.asarray(v) for k, v in self.level_trace.items()})
+        n = len(self.logL)
+        if self.theta.shape != (n, len(self.names)) or self.logL_birth.shape != (n,):
+            raise OptionError(
+                f"Expected theta ({n}, {len(self.names)}) and logL_birth ({n},) beside logL ({n},) and "
+                f"{len(self.names)} names, got {self.theta.shape} and {self.logL_birth.shape}."
+            )
+
+    @cached_property
+    def evidence(self):
+        """Evidence, information and weights of the ledger, with errors from simulated volumes."""
+        if np.any(np.isfinite(self.logL)):
+            return evaluate_ledger(self.logL, self.logL_birth)
+        empty = np.full(len(self.logL), np.nan)
+        return Evidence(-np.inf, np.nan, np.nan, np.nan, np.nan, np.nan, empty, empty)
+
+    @cached_property
+    def headline(self):
+        """The reported estimate of ln Z with the reason and the checks that failed; see `fusions.headline`."""
+        memory = self.level_trace.get("memory", np.zeros(1))
+        return choose((self.evidence.logZ, self.evidence.logZ_err), self.refined, float(np.nanmean(memory)) if len(memory) else 0.0)
+
+    @property
+    def logZ(self):
+        """Ln of the evidence [nats], the headline; `evidence.logZ` is that of the nested-sampling volumes."""
+        return self.headline.logZ
+
+    @property
+    def logZ_err(self):
+        """Standard error of ln Z [nats]."""
+        return self.headline.logZ_err
+
+    @property
+    def D_KL(self):
+        """Kullback-Leibler divergence from prior to posterior [nats]."""
+        return self.evidence.D_KL
+
+    @property
+    def d_G(self):
+        """Bayesian model dimensionality."""
+        return self.evidence.d_G
+
+    @cached_property
+    def posterior(self):
+        """Weighted posterior points: theta (n, m) and log weights (n,), from the draws of the flows if these give the headline."""
+        if self.headline.name == "importance":
+            return self.draws, normalised(self.draws_logw)
+        return self.theta, self.evidence.logw
+
+    @cached_property
+    def ess(self):
+        """Effective number of posterior points (Kish); 0 without a point of finite log L."""
+        return effective_sample_size(self.posterior[1]) if np.isfinite(self.logZ) else 0.0
+
+    @cached_property
+    def n_unique_live(self):
+        """Number of different points among the final live points."""
+        return len(np.unique(self.theta[-self.n_live :, : self.n_params], axis=0))
+
+    @property
+    def efficiency(self):
+        """Accepted replacements per likelihood call; NaN if there was no call."""
+        return max(len(self.logL) - self.n_live, 0) / self.n_calls if self.n_calls else np.nan
+
+    @cached_property
+    def insertion_pvalue(self):
+        """Kolmogorov-Smirnov p-value of insertion ranks against uniform; None with fewer than 20."""
+        if len(self.insertion_uniforms) < MIN_RANKS:
+            return None
+        from scipy.stats import kstest
+
+        return float(kstest(self.insertion_uniforms, "uniform").pvalue)
+
+    @property
+    def live_fraction(self):
+        """Share of the final live points in the evidence."""
+        return float(np.exp(logsumexp(self.evidence.logw[-self.n_live :]))) if np.isfinite(self.logZ) else np.nan
+
+    def moments(self):
+        """Compute the posterior mean and standard deviation of each column, both (m,)."""
+        if not np.isfinite(self.logZ):
+            return np.full((2, len(self.names)), np.nan)
+        theta, logw = self.posterior
+        weights = np.exp(logw - np.max(logw))
+        weights /= weights.sum()
+        counts = np.flatnonzero(weights > 0)  # others may be infinite
+        parts = [counts[i : i + SUMMED] for i in range(0, len(counts), SUMMED)]
+        centre = theta[np.argmax(weights)]  # from which a constant column does not differ
+        shift = sum(weights[rows] @ (theta[rows] - centre) for rows in parts)
+        var = sum(weights[rows] @ (theta[rows] - centre - shift) ** 2 for rows in parts)
+        return centre + shift, np.sqrt(var)
+
+    def __repr__(self):
+        """Name, evidence and status in one line."""
+        name = self.info.get("name") or "run"
+        return f"<Result of {name}: ln Z = {with_error(self.logZ, self.logZ_err)}, {self.status.name}>"
+
+    def __str__(self):
+        """Set everything that a user wants to know in one table of at most 100 columns."""
+        return render(self)
+
+    def _repr_html_(self):
+        """Show a short table in notebooks."""
+        return notebook.html(self)
+
+    def plot(self, params=None):
+        """Draw the page to look at first: posterior, estimates of ln Z, course of the run, insertion ranks; see `fusions.plot` for more.
+
+        Parameters
+        ----------
+        params : list of names for the corner; default the first five parameters that vary.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+        """
+        from fusions.plot import page
+
+        return page(self, params)
+
+    def samples(self):
+        """Hand the ledger to anesthetic.
+
+        Returns
+        -------
+        anesthetic.NestedSamples with names, LaTeX labels and births. Its logZ() differs from `evidence.logZ` by
+        about D_KL/(2 n_live), more beyond a large plateau: it shrinks volumes by n/(n+1) where we take
+        exp(-1/n).
+        Prior draws have birth -inf; if points of zero likelihood exist they have NaN, and replacements of
+        those points -inf.
+        """
+        from anesthetic import NestedSamples
+
+        latex = {name: f"${storage.math_label(label)}$" for name, label in self.labels.items() if label}
+        return NestedSamples(
+            data=self.theta,
+            columns=list(self.names),
+            logL=self.logL,
+            labels={name: latex.get(name, name) for name in self.names},
+            logL_birth=storage.exported_births(self.logL, self.logL_birth),
+            logzero=-np.inf,
+            label=self.info.get("name"),
+        )
+
+    def equal_weights(self, n=None, key=0):
+        """Draw equally weighted posterior points by systematic resampling.
+
+        Parameters
+        ----------
+        n : number of draws; default the effective sample size. More repeats points and adds no information.
+        key : seed, a non-negative int.
+
+        Returns
+        -------
+        (n, m) draws in random order.
+        """
+        n = int(self.ess) if n is None else n
+        if not isinstance(n, Integral) or n < 1:
+            raise OptionError(f"Expected n >= 1 draws, got {n!r}; the effective sample size is {self.ess:.3g}.")
+        rng = np.random.default_rng(key)
+        theta, logw = self.posterior
+        return theta[rng.permutation(systematic_resample(rng, logw, n))]
+
+    def draw(self, n, key=0):
+        """Draw fresh posterior points from the flows of the refine phase.
+
+        Costs at most n likelihood calls, rounded up to full batches, which `n_calls` does not count.
+
+        Parameters
+        ----------
+        n : number of draws.
+        key : seed; another one than in earlier calls gives independent draws.
+
+        Returns
+        -------
+        theta (n, m), log importance weights (n,), whose mean weight estimates Z; a draw outside of the prior stands at its edge with
+        weight -inf.
+        """
+        if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
+            raise OptionError(f"Expected n to be a positive integer, got {n!r}. Type result.draw(1000).")
+        self._check_source()
+        return self.source.draw(int(n), key)[:2]
+
+    def extend(self, *, n_eff, key=1):
+        """Return a result with more draws from the frozen flows, until they have an effective size of about `n_eff`.
+
+        The number of draws is fixed beforehand from the effective fraction so far, so that stopping does not bias ln Z.
+
+        Parameters
+        ----------
+        n_eff : wanted effective number of draws; the error of ln Z is about sqrt((1 - share) / n_eff).
+        key : seed; use another one for each extension.
+        """
+        self._check_source()
+        return self.source.extend(self, n_eff, key)
+
+    def _check_source(self):
+        if self.source is None:
+            raise OptionError(
+                "This result can't draw: it has no flows, or was loaded from files. Run with refine=True, or type "
+                "result = fusions.attach(result, problem) first."
+            )
+
+    def reweight(self, log_ratio):
+        """Estimate the evidence of a changed prior or likelihood from the points of this run, without likelihood calls.
+
+        Parameters
+        ----------
+        log_ratio : function of {name: (n,)} -> (n,), ln of (new prior x new likelihood) / (old prior x old likelihood).
+
+        Returns
+        -------
+        Reweighted; trust it while its effective size is a good part of this result's.
+        """
+        theta, logw = self.posterior
+        ratio = np.asarray(log_ratio(dict(zip(self.names, theta.T, strict=True))), np.float64)
+        if ratio.shape != logw.shape or np.any(np.isnan(ratio)) or np.any(ratio == np.inf):
+            raise OptionError(f"Expected log_ratio to return {logw.shape} values that are not NaN or +inf, got shape {ratio.shape}.")
+        new = logw + ratio
+        if not np.any(np.isfinite(new)):
+            raise OptionError("Expected a changed model with a finite posterior at some point of this run; it is zero at all of them.")
+        p, gain = np.exp(normalised(logw)), logsumexp(new) - logsumexp(logw)
+        spread = np.sqrt(np.sum((p * (np.exp(ratio - gain) - 1)) ** 2))
+        return Reweighted(self.logZ + gain, float(np.hypot(self.logZ_err, spread)), effective_sample_size(new), theta, normalised(new))
+
+    def log_bayes_factor(self, other):
+        """Compare two models of the same data.
+
+        Parameters
+        ----------
+        other : Result of the model in the denominator.
+
+        Returns
+        -------
+        ln B = ln Z(self) - ln Z(other) and its standard error; constrained priors are those renormalised.
+        """
+        if not isinstance(other, Result):
+            raise OptionError(f"Expected a Result, got {type(other).__name__}. Type a.log_bayes_factor(b).")
+        for result in (self, other):
+            if not (result.status.complete or result.status is Status.USER_RULE):
+                warnings.warn(f"{result!r} is incomplete, and so is its Bayes factor.", stacklevel=2)
+        return self.logZ - other.logZ, float(np.hypot(self.logZ_err, other.logZ_err))
+
+    def save(self, directory):
+        """Save into a folder: arrays as npz, the rest as JSON, nothing pickled.
+
+        Returns
+        -------
+        Path of the manifest.
+        """
+        arrays = {f"level_trace/{k}": v for k, v in self.level_trace.items()}
+        arrays |= {f"flows/{k}": v for k, v in self.flows.items()}
+        arrays |= {k: getattr(self, k) for k in ARRAYS}
+        meta = {k: getattr(self, k) for k in META}
+        return storage.write_run(directory, arrays, {**meta, "status": self.status.name})
+
+    @classmethod
+    def load(cls, directory):
+        """Load what `save` wrote; a missing, foreign or damaged folder raises FileError."""
+        arrays, meta = storage.read_run(directory)
+        groups = {
+            group: {k.removeprefix(f"{group}/"): v for k, v in arrays.items() if k.startswith(f"{group}/")}
+            for group in ("level_trace", "flows")
+        }
+        arrays = {k: v for k, v in arrays.items() if "/" not in k}
+        fields = {k: v for k, v in meta.items() if k in cls.__dataclass_fields__}
+        try:
+            return cls(**{**fields, **arrays, **groups, "status": Status[meta["status"]]})
+        except (KeyError, TypeError, OptionError) as error:
+            raise FileError(
+                f"The run in {directory} lacks or contradicts a field ({error}). Restore it from a copy, or run again."
+            ) from error
+
+    def write_polychord(self, root):
+        """Write PolyChord's files, which `anesthetic.read_chains(root)` reads with the same ln Z.
+
+        ROOT_dead-birth.txt, ROOT_phys_live-birth.txt and ROOT.paramnames carry every float64 exactly, the
+        labels, and points of zero likelihood (births NaN and -inf, see `samples`). Readers drop equal rows,
+        so repeats of a point differ in the last digits of their first parameter. Spaces and * inside of
+        names become _. Readers take log L <= -1e30 for zero: `read_chains(root, logzero=-numpy.inf)` keeps
+        such values apart.
+
+        Returns
+        -------
+        list of the paths written.
+        """
+        return exports.write_polychord(self, root)
+
+    def write_csv(self, path):
+        """Write anesthetic's csv, which `anesthetic.read_chains(path)` reads with the same ln Z.
+
+        Carries weights, labels, births, points of zero likelihood and repeats. The file is exact; pandas may
+        read a value back with a relative error of 1e-16.
+
+        Returns
+        -------
+        The path written: `path` with suffix .csv, without which the reader does not find it.
+        """
+        return exports.write_csv(self, path)
+
+    def to_arviz(self, n=None, key=0):
+        """Hand equally weighted posterior points to ArviZ, 0.x or 1.x, whichever is installed.
+
+        Returns
+        -------
+        arviz.InferenceData (0.x) or xarray.DataTree (1.x): group posterior with one chain of `equal_weights(n, key)`, LaTeX as the
+        attribute "label" of each variable, ln Z and its error as attributes "logZ" and "logZ_err" of the group.
+        """
+        return exports.to_arviz(self, n, key)
+
+    def to_getdist(self):
+        """Hand the weighted posterior to getdist: a `getdist.MCSamples` with labels; derived parameters are marked as such.
+
+        getdist does not know the prior's bounds: give `ranges` to its `MCSamples` if the posterior is cut off by one.
+        """
+        return exports.to_getdist(self)
+
+    def export(self, form, root):
+        """Write files for other tools: "polychord", "csv", "getdist", "arviz" (netCDF) or "numpy" (npz).
+
+        Parameters
+        ----------
+        form : name of the format; polychord and csv keep births and hence ln Z, the others posterior points.
+        root : path without suffix, for example "chains/run".
+
+        Returns
+        -------
+        list of the paths written.
+        """
+        return exports.export(self, form, root)
+
+
+class Reweighted(NamedTuple):
+    """A changed model seen from the points of another: ln Z, its error, effective size, theta (n, m), normalised log weights (n,)."""
+
+    logZ: float
+    logZ_err: float
+    ess: float
+    theta: np.ndarray
+    logw: np.ndarray
