@@ -41,7 +41,7 @@ GOOD = {"default": ({"n_live": 500}, True)}
 SETTINGS = FAILING | GOOD
 HARD = ("grid5", "trio4", "students4", "minor2", "spike4", "banana4", "ridge4", "twist", "grid3", "trio2", "ridge2", "ring")
 EASY = ("minor2", "trio2", "grid3", "banana2", "students2", "ring", "twist", "corner3", "chain4", "spike2")
-TRACED = ("unmoved", "memory", "effort", "acceptance", "worth")
+TRACED = ("unmoved", "parent_correlation", "walk_scale", "acceptance", "skill")
 
 
 def load():

@@ -63,14 +63,14 @@ class Walkers(NamedTuple):
     Attributes
     ----------
     x : (c, d) internal coordinates.
-    loglikelihood : (c,) [nats].
+    logL : (c,) [nats].
     blobs : (c, b) derived parameters.
     active : (c,) False for padding rows, which neither move nor cost calls.
-    effort : () factor on the length of the walk.
+    walk_scale : () factor on the length of the walk.
     """
 
     x: Array
-    loglikelihood: Array
+    logL: Array
     blobs: Array
     active: Array
-    effort: Array
+    walk_scale: Array

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fusions.algorithms.refine.phase import BATCH, Tools
-from fusions.flows.defensive import is_bent
+from fusions.flows.defensive import has_velocity
 from fusions.kernels.base import Kernel
 from fusions.kernels.hamiltonian import differentiable, make_trajectory
 from fusions.kernels.walk import Steps, fused, hosted, steps_of
@@ -213,22 +213,22 @@ def _tools(problem, program, kernel, flow, layout, precision):
 def _of_flow(flow, counted):
     """Compile what the `Tools` take from a flow, with and without a velocity: each when it is first needed."""
     both = (False, True)
-    fits = [counted("refine", lambda key, state, x, bend=bend: flow.fit(key, state, x, bend=bend)[0]) for bend in both]
-    samples = [counted("draw", lambda key, state, bent=bent: flow.sample(key, state, BATCH, bent=bent)) for bent in both]
-    logqs = [counted("logq", functools.partial(flow.logq, bent=bent)) for bent in both]
+    fits = [counted("refine", lambda key, state, x, on=on: flow.fit(key, state, x, with_velocity=on)[0]) for on in both]
+    samples = [counted("draw", lambda key, state, on=on: flow.sample(key, state, BATCH, with_velocity=on)) for on in both]
+    logqs = [counted("logq", functools.partial(flow.logq, with_velocity=on)) for on in both]
     solved = counted("roundtrip", lambda key, state: flow.roundtrip(key, state, BATCH))
 
-    def fit(key, state, x, *, bend):
-        return fits[bend](key, state, x)
+    def fit(key, state, x, *, with_velocity):
+        return fits[with_velocity](key, state, x)
 
     def draw(key, state):
-        return np.asarray(samples[is_bent(state)](key, state))
+        return np.asarray(samples[has_velocity(state)](key, state))
 
     def roundtrip(key, state):
-        return solved(key, state) if is_bent(state) else np.zeros(BATCH)
+        return solved(key, state) if has_velocity(state) else np.zeros(BATCH)
 
     def logq(state, x):
-        return logqs[is_bent(state)](state, x)
+        return logqs[has_velocity(state)](state, x)
 
     return counted("init", flow.init), fit, draw, roundtrip, logq
 

@@ -11,7 +11,7 @@ from fusions.algorithms.refine.phase import Refine
 from fusions.driver.compiled import make_tools
 from fusions.errors import OptionError
 from fusions.evidence.importance import importance
-from fusions.flows.defensive import is_bent
+from fusions.flows.defensive import has_velocity
 from fusions.model.bounded import with_edges
 from fusions.model.likelihood import theta_of, verified
 from fusions.model.problem import Problem
@@ -31,9 +31,9 @@ class Source(NamedTuple):
         return "double" if self.flows[0][0].shares.dtype == np.float64 else "single"
 
     @property
-    def is_bent(self):
+    def has_velocity(self):
         """Whether the first flow has learned a velocity."""
-        return is_bent(self.flows[0][0])
+        return has_velocity(self.flows[0][0])
 
     def draw(self, n, key):
         """Draw n points: theta (n, m), log importance weights (n,), likelihood calls."""

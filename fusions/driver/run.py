@@ -18,13 +18,13 @@ from fusions.driver.session import Limits, Session
 from fusions.driver.signals import Signals, StopSignal, exit_code
 from fusions.driver.snapshot import path_of
 from fusions.errors import LikelihoodError, OptionError, PrecisionError, ProblemError, Status
-from fusions.io.checkpoint import Checkpoint, Follower
+from fusions.io.checkpoint import Checkpoint, NullCheckpoint
 from fusions.kernels import Cycle, FlowKernel, HitAndRun, Jump
 from fusions.kernels.base import is_settings
 from fusions.model.likelihood import verified, workers_of
 from fusions.model.problem import Problem
 from fusions.numerics import PRECISIONS, precision_of
-from fusions.parallel.devices import Team, choose_layout
+from fusions.parallel.devices import ProcessGroup, choose_layout
 
 OPTIONS = ("n_live", "kernel", "kill", "precision", "cost")
 
@@ -135,7 +135,7 @@ def run(
         stack.enter_context(precision_of(precision))
         problem = verified(problem)
         layout = choose_layout(problem, devices, max_batch)
-        team = Team(layout)
+        team = ProcessGroup(layout)
         folder = None if checkpoint is None else _folder(checkpoint, team, stack)
         workers = stack.enter_context(workers_of(problem, pool, timeout))
         signals, bar = stack.enter_context(Signals(patient=team.size > 1)), stack.enter_context(Bar(shown=progress and team.is_first))
@@ -167,7 +167,7 @@ def _folder(directory, team, stack):
     """Take hold of a folder in the first process, until the stack is left."""
     held = []
     team.first(lambda: held.append(stack.enter_context(Checkpoint(directory))))
-    return held[0] if team.is_first else Follower(directory)
+    return held[0] if team.is_first else NullCheckpoint(directory)
 
 
 def _advance(session, limits, callback, bar):

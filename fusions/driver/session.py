@@ -21,7 +21,7 @@ from fusions.driver.compiled import make_engine, make_tools
 from fusions.driver.programs import Stopwatch
 from fusions.driver.progress import Snapshot
 from fusions.driver.redraw import Source, attach, flow_arrays
-from fusions.driver.snapshot import Mark, generator, path_of
+from fusions.driver.snapshot import RunState, generator, path_of
 from fusions.errors import FileError, LikelihoodError, Status
 from fusions.evidence.ledger import Ledger
 from fusions.model.likelihood import reject_invalid, theta_of
@@ -37,7 +37,7 @@ PLATEAU = (
     "rounded somewhere: look for integers, float32 or values that are cut."
 )
 AT_ONCE = 32  # levels that are packed at once for the checkpoint: they may take much of the memory
-IDLE = 0.5  # worth of a flow below which the summary says so
+IDLE = 0.5  # skill of a flow below which the summary says so
 
 
 class Limits(NamedTuple):
@@ -58,7 +58,7 @@ class Session:
     ----------
     layout, team : where rows are computed, and the processes that share the run.
     algorithm, enough : settings with their schedule, effective posterior points at which the nested run may stop.
-    mark : the last `Mark`; None before the live points are drawn.
+    mark : the last `RunState`; None before the live points are drawn.
     ledger : Ledger; what it holds beyond the mark does not count.
     refined : fields of the refine phase, or None.
     cut : whether the refine phase was left early, so that its result is not final.
@@ -149,10 +149,11 @@ class Session:
         n_calls, n_dead = self.ledger.n_calls - before, len(level.dead_logL)
         trace = {
             "logL": level.threshold, "logX": state.running.logX, "n_calls": self.ledger.n_calls, "efficiency": n_dead / max(n_calls, 1),
-            "unmoved": level.n_unmoved / n_dead, "memory": state.memory, "effort": state.effort, **_kernel_report(state.info),
+            "unmoved": level.n_unmoved / n_dead, "parent_correlation": state.parent_correlation, "walk_scale": state.walk_scale,
+            **_kernel_report(state.info),
         }  # fmt: skip
         dead = level.dead_x, level.dead_logL, level.dead_birth, level.dead_blobs, level.dead_slot
-        self.ledger.bury(*dead, level.uniforms, trace)
+        self.ledger.append(*dead, level.uniforms, trace)
         before = self.mark.nested
         self._commit(state, self.mark.iteration + 1, rng, min(self.mark.passed, before.running.remaining(before.logL)))
         self._save_if_due()
@@ -195,7 +196,9 @@ class Session:
     def _commit(self, state, iteration, rng, passed):
         """Let what was computed count; an earlier Result is then not final."""
         ledger, rng_state = self.ledger, rng.bit_generator.state
-        self.mark = Mark(state, iteration, rng_state, len(ledger.blocks), ledger.n_calls, dict(ledger.seconds), ledger.elapsed(), passed)
+        self.mark = RunState(
+            state, iteration, rng_state, len(ledger.blocks), ledger.n_calls, dict(ledger.seconds), ledger.elapsed(), passed
+        )
         self.final = None
 
     def refine_phase(self, limits, show):
@@ -413,9 +416,11 @@ class Session:
         if self.cut:
             left = "; ln Z is that of the nested run." if self.refined is None else ": it had fewer rounds than it wanted."
             notes.append(self.failure or f"The refine phase was interrupted{left}")
-        idle, n_levels = int(np.sum(trace["worth"] < IDLE)), len(trace["worth"])
+        idle, n_levels = int(np.sum(trace["skill"] < IDLE)), len(trace["skill"])
         if idle:
-            notes.append(f"The flow had learned nothing at {idle} of {n_levels} levels; walks leaned on slices there and took more calls.")
+            notes.append(
+                f"The flow had learned nothing at {idle} of {n_levels} levels; walks were lengthened there and rely on slice moves."
+            )
         pool, pool_notes = self.workers()
         info = {
             "seed": self.key, "path": path_of(problem), "fingerprint": problem.fingerprint(), "data": problem.data_digest(),
@@ -453,12 +458,12 @@ class Session:
 
 
 def _kernel_report(info):
-    """Average acceptance, held-out loss, scale and worth of the first kernel that reports them."""
+    """Average acceptance, held-out loss, scale and skill of the first kernel that reports them."""
     reports = jax.tree.leaves(info, is_leaf=lambda leaf: hasattr(leaf, "accepted"))
     first = reports[:: max(len(reports) // 2, 1)]
     return {
         name: float(np.mean([getattr(r, field) for r in first]))
-        for name, field in (("acceptance", "accepted"), ("loss", "loss"), ("scale", "scale"), ("worth", "worth"))
+        for name, field in (("acceptance", "accepted"), ("loss", "loss"), ("scale", "scale"), ("skill", "skill"))
     }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from fusions import __version__
 from fusions.algorithms.nested import level as nested
 from fusions.errors import CheckpointError
-from fusions.evidence.ledger import Block, merge_blocks
+from fusions.evidence.ledger import Deaths, merge_blocks, with_names_of_today
 from fusions.evidence.volumes import Running
 from fusions.model.likelihood import describe
 from fusions.numerics import in_chunks
@@ -22,7 +22,7 @@ CLOSE = {"traced": 1e-4, "hosted": 1e-8}  # difference of log L, relative to max
 ADVICE = "Type run(..., resume=False) to start afresh in that folder, which removes what is there, or give another folder as checkpoint."
 
 
-class Mark(NamedTuple):
+class RunState(NamedTuple):
     """Where a run stands between two levels: all that the next level depends on, and what the run has cost.
 
     Attributes
@@ -118,8 +118,8 @@ def pack_mark(mark):
     state = mark.nested
     meta = {
         "iteration": mark.iteration, "rng": mark.rng, "n_calls": mark.n_calls, "seconds": mark.seconds,
-        "elapsed": mark.elapsed, "passed": mark.passed, "running": list(state.running), "memory": float(state.memory),
-        "effort": float(state.effort), "pool_next": list(state.pool_next),
+        "elapsed": mark.elapsed, "passed": mark.passed, "running": list(state.running),
+        "parent_correlation": float(state.parent_correlation), "walk_scale": float(state.walk_scale), "pool_next": list(state.pool_next),
     }  # fmt: skip
     arrays = {f"live/{name}": getattr(state, name) for name in LIVE}
     for group in ("params", "info"):
@@ -129,15 +129,16 @@ def pack_mark(mark):
 
 def unpack_mark(meta, arrays, engine, n_blocks):
     """Rebuild a mark with `n_blocks` in the ledger; an engine tells how what its kernel has learned is laid out."""
-    live = {name: arrays[f"live/{name}"] for name in LIVE}
+    meta, live = with_names_of_today(meta), {name: arrays[f"live/{name}"] for name in LIVE}
     x, n = live["x"], len(live["x"])
     people = nested.population(x, np.ones(n, bool), live["pool_x"], live["pool_logL"], np.inf, 0)
     like = {"params": (jax.eval_shape(engine.init_params, jax.random.key(0), people),) * 2, "info": (engine.blank_info,) * 2}
     state = nested.NestedState(
-        **live, pool_next=tuple(meta["pool_next"]), running=Running(*meta["running"]), memory=meta["memory"], effort=meta["effort"],
+        **live, pool_next=tuple(meta["pool_next"]), running=Running(*meta["running"]),
+        parent_correlation=meta["parent_correlation"], walk_scale=meta["walk_scale"],
         **{group: engine.layout.placed(_tree(like[group], arrays, group)) for group in like},
     )  # fmt: skip
-    return Mark(state, meta["iteration"], meta["rng"], n_blocks, meta["n_calls"], meta["seconds"], meta["elapsed"], meta["passed"])
+    return RunState(state, meta["iteration"], meta["rng"], n_blocks, meta["n_calls"], meta["seconds"], meta["elapsed"], meta["passed"])
 
 
 def _tree(like, arrays, group) -> Any:
@@ -159,7 +160,7 @@ def pack_blocks(blocks):
 def unpack_records(records):
     """Turn what was appended into blocks of the ledger and the target's values at draws of the refine phase, {digest of x: values}."""
     groups = [{name: _group(record, name) for name in ("dead", "trace", "draws")} for record in records]
-    blocks = [Block(**g["dead"], trace=g["trace"]) for g in groups if g["dead"]]
+    blocks = [Deaths(**g["dead"], trace=with_names_of_today(g["trace"])) for g in groups if g["dead"]]
     draws = {}
     for values in (g["draws"] for g in groups if g["draws"]):
         draws[str(values["name"])] = values["logL"], values["blobs"], values["logprior"], int(values["n_calls"])

@@ -12,7 +12,7 @@ LEAST_SHARE = 0.1  # effective fraction of draws below which weights with a bad 
 SURE_SHARE = 0.5  # effective fraction of draws below which a warning goes with importance weights that may have no finite variance
 SIGMAS = 3
 RARE = -np.log(2 * NormalDist().cdf(-SIGMAS))  # ln of an excess that draws of any density have as seldom (Markov's inequality)
-LONG_MEMORY = 0.35  # rank correlation of replacements with their parents above which the volumes carry a warning
+LONG_CORRELATION = 0.35  # rank correlation of replacements with their parents above which the volumes carry a warning
 
 
 class Headline(NamedTuple):
@@ -35,7 +35,7 @@ class Headline(NamedTuple):
     excess: float = 0.0
 
 
-def choose(volumes, refined, memory=0.0):
+def choose(volumes, refined, parent_correlation=0.0):
     """Choose the headline.
 
     Importance sampling has the smallest error, and is wrong without knowing it where its flows have no mass. Where it disagrees with the
@@ -50,21 +50,21 @@ def choose(volumes, refined, memory=0.0):
     ----------
     volumes : (ln Z, error) of nested sampling.
     refined : dict of the refine phase (see `Result`), or None.
-    memory : mean correlation of the log L ranks of replacements and of the points they started from.
+    parent_correlation : mean correlation of the log L ranks of replacements and of the points they started from.
 
     Returns
     -------
     Headline
     """
     if refined is None:
-        return Headline("volumes", *volumes, "nested-sampling volumes; there was no refine phase", _short_walks(memory))
+        return Headline("volumes", *volumes, "nested-sampling volumes; there was no refine phase", _short_walks(parent_correlation))
     logZ, finds = refined["importance"][0], refined.get("finds", ())
     (excess, faults), (volumes_excess, volumes_faults) = _above(logZ, _error(refined), finds), _above(*volumes, finds)
     err, volumes_err = float(np.hypot(_error(refined), max(excess, abs(_step(refined))))), float(np.hypot(volumes[1], volumes_excess))
     failed = _failed(refined, found_more=excess > 0)
     if (faults or failed) and err >= volumes_err:
         reason = "nested-sampling volumes, because a check of importance sampling failed"
-        warnings = (*volumes_faults, *failed, *_short_walks(memory))
+        warnings = (*volumes_faults, *failed, *_short_walks(parent_correlation))
         return Headline("volumes", volumes[0], volumes_err, reason, warnings, volumes_excess)
     faults += failed
     reason = "importance sampling: its weights, rounds and coverage passed their checks"
@@ -167,14 +167,14 @@ def _doubts(estimate, volumes, refined, failed):
     return doubts
 
 
-def _short_walks(memory):
+def _short_walks(r):
     """Warn if walks were so short that replacements remember where they started: fluctuations of the volumes then add up."""
-    if memory <= LONG_MEMORY:
+    if r <= LONG_CORRELATION:
         return ()
-    factor = np.sqrt((1 + memory) / (1 - memory))
+    factor = np.sqrt((1 + r) / (1 - r))
     text = (
-        f"walks were too short: replacements remember the points they started from (rank correlation {memory:.2f}, wanted below "
-        f"{LONG_MEMORY}), and the error of the volumes may be {factor:.1f} times larger than claimed. Give the kernel more moves, or leave "
-        "kernel=None."
+        f"walks were too short: replacements remember the points they started from (rank correlation {r:.2f}, wanted below "
+        f"{LONG_CORRELATION}), and the error of the volumes may be {factor:.1f} times larger than claimed. Give the kernel more moves, or "
+        "leave kernel=None."
     )
     return (text,)

@@ -7,10 +7,11 @@ import numpy as np
 
 from fusions.evidence.volumes import Points, evaluate_ledger
 
-TRACE = ("logL", "logX", "n_calls", "acceptance", "efficiency", "unmoved", "loss", "scale", "worth", "memory", "effort")
+TRACE = ("logL", "logX", "n_calls", "acceptance", "efficiency", "unmoved", "loss", "scale", "skill", "parent_correlation", "walk_scale")
+FORMER = {"worth": "skill", "memory": "parent_correlation", "effort": "walk_scale"}  # names in files before December 2026
 
 
-class Block(NamedTuple):
+class Deaths(NamedTuple):
     """What one level (or several, after a checkpoint was read) adds to the ledger.
 
     Attributes
@@ -35,7 +36,7 @@ class Ledger:
 
     Attributes
     ----------
-    blocks : list of `Block`.
+    blocks : list of `Deaths`.
     n_calls : likelihood evaluations.
     seconds : time in "compile", in "likelihood", "training" and "ode" of the nested run, and in the rest of the "refine" phase.
     """
@@ -47,10 +48,10 @@ class Ledger:
         self.seconds = dict.fromkeys(("compile", "likelihood", "training", "ode", "refine"), 0.0)
         self._start = time.perf_counter()
 
-    def bury(self, x, logL, logL_birth, blobs, slot, uniforms=(), trace=None):
+    def append(self, x, logL, logL_birth, blobs, slot, uniforms=(), trace=None):
         """Append a block of dead points, the ranks of their replacements and one level's history, all together."""
         history = {name: np.array([value]) for name, value in (trace or {}).items()}
-        self.blocks.append(Block(x, logL, logL_birth, blobs, slot, np.asarray(uniforms, np.float64), history))
+        self.blocks.append(Deaths(x, logL, logL_birth, blobs, slot, np.asarray(uniforms, np.float64), history))
 
     def trace(self):
         """Return the history, {name: (levels,)}."""
@@ -90,4 +91,9 @@ def merge_blocks(blocks):
     """Join blocks into one."""
     columns = [np.concatenate(column) for column in zip(*(b[:-1] for b in blocks), strict=True)]
     names = dict.fromkeys(name for b in blocks for name in b.trace)
-    return Block(*columns, {name: np.concatenate([b.trace[name] for b in blocks if b.trace]) for name in names})
+    return Deaths(*columns, {name: np.concatenate([b.trace[name] for b in blocks if b.trace]) for name in names})
+
+
+def with_names_of_today(columns):
+    """Return {name: value} of a history that may have been written under former names."""
+    return {FORMER.get(name, name): value for name, value in columns.items()}

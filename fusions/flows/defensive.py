@@ -29,7 +29,7 @@ class Blend(NamedTuple):
     shares: Any
 
 
-def is_bent(state):
+def has_velocity(state):
     """Tell whether the flow of a `Blend` has learned a velocity."""
     return bool(np.asarray(state.shares)[2] > 0)
 
@@ -106,32 +106,32 @@ def with_others(flow, base, factors_at, space, settings):
     def kernels_of(state):
         return kernels_at(state.centres, factors_at(state.flow, state.centres), period)
 
-    def log_parts(state, x, bent):
+    def log_parts(state, x, with_velocity):
         kernels = kernels_of(state)
         log_kernels = space.layout.rowwise(lambda x: logprob(kernels, x, period))(x)
-        log_flow = flow.logq(state.flow, x) if bent else jnp.full(len(x), -jnp.inf, x.dtype)
+        log_flow = flow.logq(state.flow, x) if with_velocity else jnp.full(len(x), -jnp.inf, x.dtype)
         return jnp.stack([log_kernels, base_logq(state.flow, x), log_flow])
 
     def init(key):
         dtype = jnp.zeros(()).dtype
         return Blend(flow.init(key), jnp.zeros((settings.kernels, space.dim), dtype), jnp.full(3, 1 / 3, dtype))
 
-    def fit(key, state, x, *, bend=True):
-        learned, info = flow.fit(key, state.flow, x, bend=bend)
+    def fit(key, state, x, *, with_velocity=True):
+        learned, info = flow.fit(key, state.flow, x, with_velocity=with_velocity)
         held = settings.training.held_out(len(x))
         state = Blend(learned, x[~held][: settings.kernels], state.shares)
-        least = settings.least_share * jnp.array([1.0, 0.0, bend], x.dtype)
-        return state._replace(shares=best_shares(log_parts(state, x[held], bend), least)), info
+        least = settings.least_share * jnp.array([1.0, 0.0, with_velocity], x.dtype)
+        return state._replace(shares=best_shares(log_parts(state, x[held], with_velocity), least)), info
 
-    def sample(key, state, n, *, bent=True):
+    def sample(key, state, n, *, with_velocity=True):
         k_flow, k_kernels, k_base = jax.random.split(key, 3)
         first, second = jnp.round(jnp.cumsum(state.shares)[:2] * n)
         i = jnp.arange(n)[:, None]
         theirs = jnp.where(i < first, space.wrap(draw(k_kernels, kernels_of(state), n)), base_sample(k_base, state.flow, n))
-        return jnp.where(i < second, theirs, flow.sample(k_flow, state.flow, n)) if bent else theirs
+        return jnp.where(i < second, theirs, flow.sample(k_flow, state.flow, n)) if with_velocity else theirs
 
-    def logq(state, x, *, bent=True):
-        return jax.nn.logsumexp(jnp.log(state.shares)[:, None] + log_parts(state, x, bent), axis=0)
+    def logq(state, x, *, with_velocity=True):
+        return jax.nn.logsumexp(jnp.log(state.shares)[:, None] + log_parts(state, x, with_velocity), axis=0)
 
     def roundtrip(key, state, n):
         return flow.roundtrip(key, state.flow, n)

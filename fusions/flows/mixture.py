@@ -54,9 +54,9 @@ class MixtureFlow(NamedTuple):
     Attributes
     ----------
     init : key -> state.
-    fit : (key, state, x (n, d), *, bend=True) -> (state, FitInfo); the velocity is learned if it shall `bend`, else the base alone.
-    sample : (key, state, n, *, bent=True) -> x (n, d); `bent` if the state has learned a velocity.
-    logq : (state, x (n, d), *, bent=True) -> (n,).
+    fit : (key, state, x (n, d), *, with_velocity=True) -> (state, FitInfo); `with_velocity` trains the field too, else only the base.
+    sample : (key, state, n, *, with_velocity=True) -> x (n, d); `with_velocity` if the state has a trained field.
+    logq : (state, x (n, d), *, with_velocity=True) -> (n,).
     roundtrip : (key, state, n) -> (n,) log q of draws of the flow along the solve that made them, minus log q computed back from them.
     path : (key, state, n, times (m,)) -> x (m, n, d) on the way from the base to the draws that `sample` returns.
     """
@@ -157,7 +157,7 @@ class MixtureCNF:
             base = standard_components(k, dim, dtype)
             return MixtureState(params, params, matching.optimiser(self.training).init(params), jnp.zeros(dim, dtype), scale, base)
 
-        def fit(key, state, x, *, bend=True):
+        def fit(key, state, x, *, with_velocity=True):
             k_base, k_fit = jax.random.split(key)
             weights = jnp.ones(len(x), x.dtype)
             shift, scale = matching.whiten(x, weights, space.periodic)
@@ -175,7 +175,7 @@ class MixtureCNF:
 
             velocity, local = local_velocity(base, period)
             learned, info = (state.params, state.ema_params, state.opt_state), FitInfo(*jnp.full(3, jnp.nan, x.dtype))
-            if bend:
+            if with_velocity:
                 learned, info = matching.fit(
                     k_fit, learned, y, weights, period,
                     velocity=velocity, coupling=from_component, training=self.training, local=local,

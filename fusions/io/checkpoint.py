@@ -147,7 +147,7 @@ class Checkpoint:
         result.save(self.directory)
 
 
-class Follower:
+class NullCheckpoint:
     """Stands for a folder that another process writes.
 
     Attributes

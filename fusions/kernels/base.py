@@ -44,14 +44,14 @@ class KernelInfo(NamedTuple):
     passed : () share of moves that passed the tests before the likelihood call.
     loss : () held-out loss of the flow in use, nan without one.
     scale : () tuned step size.
-    worth : () number between 0 and 1, how far the kernel has learned what it should; nan for one that learns no flow.
+    skill : () number between 0 and 1, skill of the velocity field, from 1 - loss / loss without one; nan for a kernel without a flow.
     """
 
     accepted: Array
     passed: Array
     loss: Array
     scale: Array
-    worth: Array
+    skill: Array
 
 
 class Kernel(NamedTuple):
@@ -77,6 +77,6 @@ class Kernel(NamedTuple):
     finish: Callable[..., tuple[Array, Any]]
 
 
-def walk_length(n_moves, effort):
-    """Return the number of moves () of a walk: `n_moves` times the effort, at least one."""
-    return jnp.maximum(jnp.round(n_moves * effort), 1).astype(jnp.int32)
+def walk_length(n_moves, walk_scale):
+    """Return the number of moves () of a walk: `n_moves` times the scale, at least one."""
+    return jnp.maximum(jnp.round(n_moves * walk_scale), 1).astype(jnp.int32)

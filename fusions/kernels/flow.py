@@ -24,7 +24,7 @@ class FlowParams(NamedTuple):
     scale: Any
     acceptance: Any
     held_out: Any
-    worth: Any
+    skill: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class FlowKernel:
 
     Attributes
     ----------
-    n_moves : moves per walk (times its effort); fewer where the flow is so bad that less than a fifth are accepted.
+    n_moves : moves per walk (times the walk scale); fewer where the flow is so bad that less than a fifth are accepted.
     min_scale : smallest latent step.
     local_share : share of moves with a drawn scale.
     flow : the flow's settings (anything with `build(space) -> Flow`).
@@ -69,12 +69,12 @@ class FlowKernel:
             scale = jnp.clip(params.scale * jnp.exp(0.5 * (accepted - TARGET_ACCEPTANCE)), 0.1, 1.0)
             acceptance = 0.8 * params.acceptance + 0.2 * accepted
             learned = jnp.clip((1 - fit.held_out / fit.at_rest) / USEFUL_LEARNING, 0.0, 1.0)
-            worth = 0.8 * params.worth + 0.2 * jnp.nan_to_num(learned, nan=1.0)
-            return FlowParams(state, scale, acceptance, fit.held_out, worth)
+            skill = 0.8 * params.skill + 0.2 * jnp.nan_to_num(learned, nan=1.0)
+            return FlowParams(state, scale, acceptance, fit.held_out, skill)
 
         def init(key, params, walkers):
             del key
-            share = params.worth * jnp.clip(params.acceptance / USEFUL_ACCEPTANCE, 0.0, 1.0)
+            share = params.skill * jnp.clip(params.acceptance / USEFUL_ACCEPTANCE, 0.0, 1.0)
             place = {"x": walkers.x, "z": jnp.zeros_like(walkers.x)}
             return start(params, place, jnp.zeros_like(walkers.x[:, 0]), walkers, self.n_moves * share)
 
@@ -99,6 +99,6 @@ class FlowKernel:
             return offer(u, s, {name: there[name] for name in s.place}, logw, logw - s.logw)
 
         def finish(s):
-            return report(s, s.params.held_out, s.params.scale, s.params.worth)
+            return report(s, s.params.held_out, s.params.scale, s.params.skill)
 
         return Kernel(init_params, tune, init, propose, accept, done, finish)

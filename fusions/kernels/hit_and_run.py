@@ -52,7 +52,7 @@ class HitAndRun:
 
     Attributes
     ----------
-    n_slices : slices per walk (times its effort).
+    n_slices : slices per walk (times the walk scale).
     max_tries : draws after which a slice gives up and the point stays.
     """
 
@@ -92,7 +92,7 @@ class HitAndRun:
                 walkers.x,
                 walkers.active,
                 walkers.active,
-                walk_length(self.n_slices, walkers.effort),
+                walk_length(self.n_slices, walkers.walk_scale),
                 count,
                 count,
                 jnp.int32(0),

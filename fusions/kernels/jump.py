@@ -61,7 +61,7 @@ class Jump:
 
     Attributes
     ----------
-    n_moves : moves per walk (times its effort).
+    n_moves : moves per walk (times the walk scale).
     components : number of Gaussians, fitted to the population; None for 120 / d within 8 and 24, as covariances need points.
     slides : chance that a move is a slide.
     """

@@ -36,9 +36,9 @@ class Moves(NamedTuple):
 
 
 def start(params, place, logw, walkers, n_moves) -> Moves:
-    """Begin a walk of `n_moves` times the walkers' effort."""
+    """Begin a walk of `n_moves` times the walkers' scale."""
     zero = jnp.zeros((), jnp.int32)
-    return Moves(params, place, logw, place, logw, walkers.active, walk_length(n_moves, walkers.effort), zero, zero, zero)
+    return Moves(params, place, logw, place, logw, walkers.active, walk_length(n_moves, walkers.walk_scale), zero, zero, zero)
 
 
 def offer(u, s, place, logw, log_ratio):
@@ -67,7 +67,7 @@ def done(s):
     return (s.step >= s.length) | ~s.active
 
 
-def report(s, loss=jnp.nan, scale=jnp.nan, worth=jnp.nan):
+def report(s, loss=jnp.nan, scale=jnp.nan, skill=jnp.nan):
     """End a walk: return (x, `KernelInfo`)."""
     moves, dtype = jnp.sum(s.active) * s.step, s.logw.dtype
-    return s.place["x"], KernelInfo(s.n_accepted / moves, s.n_passed / moves, *(jnp.asarray(v, dtype) for v in (loss, scale, worth)))
+    return s.place["x"], KernelInfo(s.n_accepted / moves, s.n_passed / moves, *(jnp.asarray(v, dtype) for v in (loss, scale, skill)))

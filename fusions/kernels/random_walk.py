@@ -37,7 +37,7 @@ class RandomWalk:
 
     Attributes
     ----------
-    n_moves : moves per walk (times its effort).
+    n_moves : moves per walk (times the walk scale).
     """
 
     n_moves: int = 20

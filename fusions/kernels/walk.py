@@ -17,7 +17,7 @@ class Walk(NamedTuple):
 
     Attributes
     ----------
-    x : (c, d); loglikelihood : (c,) float64; blobs : (c, b).
+    x : (c, d); logL : (c,) float64; blobs : (c, b).
     moved : (c,) whether a chain accepted any move.
     trail_x : (TRAIL, c, d) where the chains stood at random iterations; trail_logL : (TRAIL, c), -inf where there is none.
     n_calls : likelihood evaluations that were asked for; n_rows : rows computed, masked ones of a compiled batch included.
@@ -27,7 +27,7 @@ class Walk(NamedTuple):
     """
 
     x: Any
-    loglikelihood: Any
+    logL: Any
     blobs: Any
     moved: Any
     trail_x: Any
@@ -66,13 +66,13 @@ def fused(kernel, inside, compiled) -> Callable:
         start = (
             jnp.int32(0),
             kernel.init(k_init, params, walkers),
-            walkers.loglikelihood,
+            walkers.logL,
             walkers.blobs,
             zero,
             trail,
             jnp.int32(0),
             jnp.zeros((), bool),
-            (walkers.x[:1], walkers.loglikelihood[:1]),
+            (walkers.x[:1], walkers.logL[:1]),
         )
 
         def body(carry):
@@ -173,7 +173,7 @@ def hosted(steps, rows) -> Callable:
         k_init, k_walk, k_trail = jax.random.split(key, 3)
         s, slots = init(k_init, k_trail, params, walkers)
         slots = np.asarray(slots)
-        logL, blobs = np.array(walkers.loglikelihood, np.float64), np.array(walkers.blobs, np.float64)
+        logL, blobs = np.array(walkers.logL, np.float64), np.array(walkers.blobs, np.float64)
         moved = np.zeros(logL.shape, bool)
         trail_x = np.repeat(np.asarray(walkers.x)[None], TRAIL, axis=0)
         trail_logL = np.full((TRAIL, len(logL)), -np.inf)

@@ -64,7 +64,7 @@ def _chosen(devices):
     return chosen
 
 
-class Team:
+class ProcessGroup:
     """The processes that share a run; each does the same on the host with the same numbers.
 
     Attributes

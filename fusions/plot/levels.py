@@ -10,10 +10,10 @@ NAMES = {
     "loss": "held-out loss of the flow",
     "scale": "step scale",
     "unique": "unique live points",
-    "memory": "memory of parents (rank correlation)",
-    "effort": "length of walks (factor)",
+    "parent_correlation": "correlation with parents (ranks)",
+    "walk_scale": "length of walks (factor)",
     "unmoved": "share of replacements that never moved",
-    "worth": "worth of the flow's moves (0: none)",
+    "skill": "skill of the flow (0: none)",
 }
 
 

@@ -45,7 +45,7 @@ def flow_plot(result, params=None, n=300, key=0):
     pair = _pair(result, params)
     if result.source is None or len(pair) < 2:
         return message("No flow to show: run with refine=True, or attach the problem with\nfusions.attach(result, problem).")
-    if not result.source.is_bent:
+    if not result.source.has_velocity:
         return message(
             'The flow is at rest: kernels and Gaussians were enough.\nWith cost="expensive" it learns a velocity if they are not.'
         )

@@ -10,6 +10,7 @@ import numpy as np
 
 from fusions.errors import FileError, OptionError, Status
 from fusions.evidence.headline import choose
+from fusions.evidence.ledger import with_names_of_today
 from fusions.evidence.volumes import Evidence, evaluate_ledger
 from fusions.io import files as storage
 from fusions.numerics import effective_sample_size, logsumexp, normalised, systematic_resample
@@ -104,8 +105,9 @@ class Result:
     @cached_property
     def headline(self):
         """The reported estimate of ln Z with the reason and the checks that failed; see `fusions.headline`."""
-        memory = self.level_trace.get("memory", np.zeros(1))
-        return choose((self.evidence.logZ, self.evidence.logZ_err), self.refined, float(np.nanmean(memory)) if len(memory) else 0.0)
+        correlation = self.level_trace.get("parent_correlation", np.zeros(1))
+        mean = float(np.nanmean(correlation)) if len(correlation) else 0.0
+        return choose((self.evidence.logZ, self.evidence.logZ_err), self.refined, mean)
 
     @property
     def logZ(self):
@@ -349,6 +351,7 @@ class Result:
             group: {k.removeprefix(f"{group}/"): v for k, v in arrays.items() if k.startswith(f"{group}/")}
             for group in ("level_trace", "flows")
         }
+        groups["level_trace"] = with_names_of_today(groups["level_trace"])
         arrays = {k: v for k, v in arrays.items() if "/" not in k}
         fields = {k: v for k, v in meta.items() if k in cls.__dataclass_fields__}
         try:

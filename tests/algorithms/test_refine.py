@@ -314,33 +314,38 @@ def test_a_velocity_is_learned_where_rounds_make_no_progress(shares, stalled):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("cost", "stalled", "bent"), [("cheap", True, False), ("expensive", False, False), ("expensive", True, True)])
-def test_kernels_and_gaussians_save_the_training_of_a_velocity(monkeypatch, cost, stalled, bent):
+@pytest.mark.parametrize(
+    ("cost", "stalled", "with_velocity"), [("cheap", True, False), ("expensive", False, False), ("expensive", True, True)]
+)
+def test_kernels_and_gaussians_save_the_training_of_a_velocity(monkeypatch, cost, stalled, with_velocity):
     """The same problem where they do, where they are said not to, and where calls are cheap."""
     train, trained = refinement.train, []
 
-    def watched(*args, bend):
-        trained.extend(states := train(*args, bend=bend))
-        assert all(defensive.is_bent(state) == bend for state in states)
+    def watched(*args, with_velocity):
+        trained.extend(states := train(*args, with_velocity=with_velocity))
+        assert all(defensive.has_velocity(state) == with_velocity for state in states)
         return states
 
     monkeypatch.setattr(refinement, "train", watched)
     monkeypatch.setattr(refinement, "_stalled", lambda *args: stalled)
     result = fusions.run(QUADRATIC, fusions.nested(n_live=60, cost=cost), refine=QUICK, progress=False)
     assert abs(result.logZ - EXACT) < 4 * result.logZ_err
-    assert any(defensive.is_bent(state) for state in trained) == bent
-    assert (result.refined["ode_error"] > 0) == result.source.is_bent
+    assert any(defensive.has_velocity(state) for state in trained) == with_velocity
+    assert (result.refined["ode_error"] > 0) == result.source.has_velocity
 
 
 def test_density_without_a_velocity_is_that_of_its_draws():
-    """Of a flow at rest: what `bent` leaves out has no share."""
+    """Of a flow at rest: what `with_velocity` leaves out has no share."""
     x = jnp.asarray(draw_ring(np.random.default_rng(0), 4000), jnp.float32)
     flow = SMALL.build(space((False, False)))
-    state, _ = jax.jit(lambda *args: flow.fit(*args, bend=False))(jax.random.key(0), flow.init(jax.random.key(1)), x)
-    assert not defensive.is_bent(state)
+    state, _ = jax.jit(lambda *args: flow.fit(*args, with_velocity=False))(jax.random.key(0), flow.init(jax.random.key(1)), x)
+    assert not defensive.has_velocity(state)
     assert float(state.shares.sum()) == pytest.approx(1, abs=1e-5)
-    draws = jax.jit(lambda key, state: flow.sample(key, state, 4000, bent=False))(jax.random.key(2), state)
-    without, whole = (jax.jit(lambda *args, bent=bent: flow.logq(*args, bent=bent))(state, draws) for bent in (False, True))
+    draws = jax.jit(lambda key, state: flow.sample(key, state, 4000, with_velocity=False))(jax.random.key(2), state)
+    without, whole = (
+        jax.jit(lambda *args, with_velocity=with_velocity: flow.logq(*args, with_velocity=with_velocity))(state, draws)
+        for with_velocity in (False, True)
+    )
     np.testing.assert_allclose(without, whole, atol=1e-5)
     found = importance(log_ring(np.asarray(draws, float)) - np.asarray(without, float))
     assert abs(found.logZ) < 4 * found.logZ_err

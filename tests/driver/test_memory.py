@@ -45,7 +45,7 @@ def test_parameters_of_many_points_are_held_once():
 def test_ledger_is_joined_once():
     ledger, rng = Ledger(), np.random.default_rng(0)
     for _ in range(10):
-        ledger.bury(rng.normal(size=(N, DIM)), rng.random(N), rng.random(N), np.zeros((N, 0)), np.zeros(N, int), rng.random(N))
+        ledger.append(rng.normal(size=(N, DIM)), rng.random(N), rng.random(N), np.zeros((N, 0)), np.zeros(N, int), rng.random(N))
     live = NestedState(*[None] * 12)._replace(x=rng.normal(size=(5, DIM)), logL=np.ones(5), birth=np.ones(5), blobs=np.zeros((5, 0)))
     (x, _), most = held(lambda: ledger.joined(live, "x", "logL"))
     assert len(x) == 10 * N + 5

@@ -524,7 +524,7 @@ def test_too_few_live_points_for_the_dimension():
     assert counted.n_calls == 0
 
 
-def test_untrained_flow_is_noticed_and_leaned_away_from():
+def test_untrained_flow_is_noticed_and_walks_are_lengthened():
     """With a flow that learns nothing walks are longer, the summary says so, and ln Z stays right."""
     problem, logZ = fusions.Problem(SQUARE, quiet), math.log(2 * math.pi * 0.04 * math.erf(0.5 / 0.2 / math.sqrt(2)) ** 2)
     flow = CNF(width=16, depth=2, ode_steps=2)
@@ -537,7 +537,7 @@ def test_untrained_flow_is_noticed_and_leaned_away_from():
         assert_right(result, logZ)
         assert any("learned nothing" in note for note in result.info["warnings"]) is noted
         assert ("learned nothing" in str(result)) is noted
-    assert results[0].level_trace["effort"][-1] > 1.5 * results[1].level_trace["effort"][-1]
+    assert results[0].level_trace["walk_scale"][-1] > 1.5 * results[1].level_trace["walk_scale"][-1]
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(0.0, "cheap"), (1.0, "expensive")])

@@ -74,12 +74,12 @@ def exact_draws(where, seed, n):
     return above[:n]
 
 
-def batch(where, *, effort=1.0, active=None, n=CHAINS):
+def batch(where, *, walk_scale=1.0, active=None, n=CHAINS):
     """Make walkers at exact draws."""
     x = jnp.asarray(exact_draws(where, 1, n))
     logL = loglikelihood(where, x)
     active = jnp.ones(n, bool) if active is None else jnp.asarray(active)
-    return Walkers(x, logL, 2 * logL[:, None], active, jnp.float32(effort))
+    return Walkers(x, logL, 2 * logL[:, None], active, jnp.float32(walk_scale))
 
 
 def on_the_host(where):
@@ -208,14 +208,14 @@ def test_dtype_and_shapes(name, where, dtype):
 @every
 def test_constrained_prior_is_invariant(name, where):
     """Walks that start from exact draws end in exact draws, and they do move."""
-    c, walkers = case(name, where), batch(where, effort=2.0)
+    c, walkers = case(name, where), batch(where, walk_scale=2.0)
     assert np.all(np.abs(scores(where, walkers.x)) < SIGMAS)
     out = c.fused(jax.random.key(20), c.params, walkers, THRESHOLD[where])
     assert out.moved.mean() > 0.8
-    assert np.all(out.loglikelihood > THRESHOLD[where])
-    np.testing.assert_allclose(out.loglikelihood, loglikelihood(where, out.x), rtol=1e-5, atol=1e-5)
+    assert np.all(out.logL > THRESHOLD[where])
+    np.testing.assert_allclose(out.logL, loglikelihood(where, out.x), rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(out.x[~out.moved], walkers.x[~out.moved])
-    np.testing.assert_array_equal(out.blobs[:, 0], 2 * out.loglikelihood)
+    np.testing.assert_array_equal(out.blobs[:, 0], 2 * out.logL)
     assert np.all(np.abs(scores(where, out.x)) < SIGMAS), scores(where, out.x)
     angles = out.x[:, np.array(SPACES[where])]
     assert np.all((angles >= -np.float32(np.pi)) & (angles < np.float32(np.pi)))
@@ -230,7 +230,7 @@ def test_bad_flow_is_only_slower(name, where):
     params = tuned(alone.kernel, where, make_space(where).wrap(wrong))
     if name == "cycle":
         params = (params, *c.params[1:])
-    walkers = batch(where, effort=3.0)
+    walkers = batch(where, walk_scale=3.0)
     good = c.fused(jax.random.key(21), c.params, walkers, THRESHOLD[where])
     bad = c.fused(jax.random.key(21), params, walkers, THRESHOLD[where])
     first = lambda info: info[0] if type(info) is tuple else info  # noqa: E731
@@ -260,7 +260,7 @@ def test_hosted_equals_fused_and_padding_is_free(name, where):
 
     fused = c.fused(key, c.params, walkers, THRESHOLD[where])
     hosted = walks.hosted(walks.steps_of(c.kernel, compiled), rows)(key, c.params, walkers, THRESHOLD[where])
-    for field in ("x", "loglikelihood", "blobs", "moved", "trail_x", "trail_logL"):
+    for field in ("x", "logL", "blobs", "moved", "trail_x", "trail_logL"):
         np.testing.assert_array_equal(getattr(fused, field), getattr(hosted, field), err_msg=field)
     assert fused.n_calls == hosted.n_calls == sum(seen) == np.sum(masks)
     assert fused.n_rows == CHAINS * len(masks)
@@ -269,17 +269,17 @@ def test_hosted_equals_fused_and_padding_is_free(name, where):
     assert hosted.invalid is None
     assert not np.any(np.array(masks)[:, ~active])
     np.testing.assert_array_equal(fused.x[~active], walkers.x[~active])
-    np.testing.assert_array_equal(fused.loglikelihood[~active], walkers.loglikelihood[~active])
+    np.testing.assert_array_equal(fused.logL[~active], walkers.logL[~active])
     assert not np.any(fused.moved[~active])
     assert np.mean(fused.moved[active]) > 0.5
 
 
 @every
 def test_effort_scales_the_walk(name, where):
-    """Four times the effort costs about four times the calls; the least effort is one move."""
+    """Four times the walk_scale costs about four times the calls; the least walk_scale is one move."""
     c = case(name, where)
     key = jax.random.key(23)
-    short, long, least = (c.fused(key, c.params, batch(where, effort=e), THRESHOLD[where]) for e in (1.0, 4.0, 1e-3))
+    short, long, least = (c.fused(key, c.params, batch(where, walk_scale=e), THRESHOLD[where]) for e in (1.0, 4.0, 1e-3))
     assert 3 < long.n_calls / short.n_calls < 5
     assert 0 < least.n_calls < short.n_calls
     if name == "walk":
@@ -311,7 +311,7 @@ def test_invalid_likelihood_is_reported_and_never_accepted(value, kind):
     assert logL.shape == (1,)
     assert x[0, 1] > -0.5
     np.testing.assert_array_equal(logL, [value])
-    assert np.all(np.isfinite(out.loglikelihood))
+    assert np.all(np.isfinite(out.logL))
     assert np.any(out.moved)
     assert np.all(out.x[out.moved][:, 1] <= -0.5)
 

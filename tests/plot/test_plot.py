@@ -186,7 +186,7 @@ def test_animation_follows_the_live_points(result, tmp_path):
 class Straight:
     """A source whose flow carries points along straight lines, and one of them round the circle."""
 
-    is_bent = True
+    has_velocity = True
 
     def paths(self, n, times, key):
         theta = np.random.default_rng(key).normal(size=(1, n, 4)) * times[:, None, None]
@@ -203,7 +203,7 @@ def test_flow_plot_draws_paths_and_breaks_them_at_jumps(result):
     assert not np.isnan(lines[1].get_xdata()).any()
     assert any("No flow to show" in t for t in texts(flow_plot(result)))
     at_rest = Straight()
-    at_rest.is_bent = False
+    at_rest.has_velocity = False
     assert any("The flow is at rest" in t for t in texts(flow_plot(replace(result, source=at_rest))))
     with pytest.raises(OptionError, match="flows carry no derived ones"):
         flow_plot(replace(result, source=Straight()), ["x", "r2"])

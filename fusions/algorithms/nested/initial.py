@@ -42,7 +42,7 @@ def begin(key, problem, settings, engine, ledger):
     n_drawn = live[-1] + 1 if finite.sum() >= n else len(logL)
     zero = np.setdiff1d(np.arange(n_drawn), live)
     zero = zero[np.argsort(logL[zero], kind="stable")]
-    ledger.bury(x[zero], logL[zero], np.full(len(zero), np.nan), blobs[zero], np.full(len(zero), -1))
+    ledger.append(x[zero], logL[zero], np.full(len(zero), np.nan), blobs[zero], np.full(len(zero), -1))
     running = Running().kill(logL[zero], n_drawn) if len(zero) else Running()
     live = live[np.random.default_rng(np.asarray(jax.random.key_data(k_order))).permutation(n)]
     pool, alive = nested.empty_pool(x[live]), np.ones(n, bool)
@@ -52,7 +52,7 @@ def begin(key, problem, settings, engine, ledger):
     )
     info = (engine.blank_info,) * 2
     state = nested.NestedState(
-        x[live], logL[live], np.full(n, np.nan), blobs[live], *pool, running, 0.0, nested.least_effort(settings, 1.0), params, info
+        x[live], logL[live], np.full(n, np.nan), blobs[live], *pool, running, 0.0, nested.least_walk_scale(settings, 1.0), params, info
     )
     return state, seconds_per_row, _suspicious(logL[np.isfinite(logL)])
 

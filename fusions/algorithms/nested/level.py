@@ -10,12 +10,12 @@ from fusions.evidence.volumes import Running, insertion_uniforms
 from fusions.types import Population, Walkers
 
 POOL = 4  # visited points kept per live point
-TARGET_MEMORY = 0.22  # rank correlation of parents and replacements
-MEMORY_RATE, EFFORT_RATE = 0.1, 0.5  # per level
+TARGET_CORRELATION = 0.22  # rank correlation of parents and replacements
+CORRELATION_RATE, WALK_SCALE_RATE = 0.1, 0.5  # per level
 FULL_POPULATION = 1000  # live points at which walks have their nominal length; fewer train worse flows and get longer walks
-MAX_EFFORT = {"cheap": 10.0, "expensive": 2.0}
-MOST_LEANING = 20.0  # longest walks with a worthless flow
-LEAN = 4.0  # how much longer walks are with a worthless flow, which leaves them to local moves
+MAX_WALK_SCALE = {"cheap": 10.0, "expensive": 2.0}
+UNTRAINED_WALK_FACTOR = 4.0  # walks are longer by up to this where the flow has not learned, which leaves them to local moves
+MAX_WALK_FACTOR = 20.0  # longest walks then
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +47,8 @@ class NestedState(NamedTuple):
     pool_x, pool_logL : (2, p, d), (2, p) points that the chains of each half visited lately, to train on; -inf where there is none.
     pool_next : place of the next entry, per half.
     running : evidence so far.
-    memory : running estimate of the correlation between the log L ranks of parents and replacements.
-    effort : factor on the length of walks, steered by `memory`.
+    parent_correlation : running estimate of the correlation between the log L ranks of parents and replacements.
+    walk_scale : factor on the length of walks, steered by `parent_correlation`.
     params : parameters of the kernel that moves each half, learned from the other half.
     info : that kernel's last report, per half.
     """
@@ -61,8 +61,8 @@ class NestedState(NamedTuple):
     pool_logL: np.ndarray
     pool_next: tuple
     running: Running
-    memory: float
-    effort: float
+    parent_correlation: float
+    walk_scale: float
     params: tuple
     info: tuple
 
@@ -87,18 +87,18 @@ def batch_size(settings):
     return deaths, int(np.ceil(deaths / 2 + 1.2 * np.sqrt(deaths)))
 
 
-def least_effort(settings, worth):
+def least_walk_scale(settings, skill):
     """Return the smallest factor on the length of walks: longer ones where calls are cheap and the flow is bad or has few points."""
     if settings.cost == "expensive":
         return 1.0
-    nominal = min(max((FULL_POPULATION / settings.n_live) ** 1.5, 1.0), MAX_EFFORT["cheap"])
-    return min(nominal * (1 + LEAN * (1 - worth)), MOST_LEANING)
+    nominal = min(max((FULL_POPULATION / settings.n_live) ** 1.5, 1.0), MAX_WALK_SCALE["cheap"])
+    return min(nominal * (1 + UNTRAINED_WALK_FACTOR * (1 - skill)), MAX_WALK_FACTOR)
 
 
-def worth_of(info):
+def skill_of(info):
     """Average how far the kernels' flows have learned; 1 where there is none."""
-    worth = [report.worth for report in jax.tree.leaves(info, is_leaf=lambda leaf: hasattr(leaf, "worth"))]
-    known = [float(value) for value in worth if not np.isnan(value)]
+    skills = [report.skill for report in jax.tree.leaves(info, is_leaf=lambda leaf: hasattr(leaf, "skill"))]
+    known = [float(value) for value in skills if not np.isnan(value)]
     return float(np.mean(known)) if known else 1.0
 
 
@@ -107,7 +107,7 @@ def half_slots(n, half):
     return slice(0, n // 2) if half == 0 else slice(n // 2, n)
 
 
-def doomed(logL, deaths):
+def select_deaths(logL, deaths):
     """Mark the points that die: the lowest `deaths` and all that tie with the highest of them; those on a top plateau stay."""
     threshold = np.partition(logL, deaths - 1)[deaths - 1]
     if threshold == logL.max():
@@ -138,7 +138,7 @@ def remember_trail(pool_x, pool_logL, place, parents_logL, out):
     """Write where chains stood, except at their ends, into a pool (p, d) from `place` on, round and round; returns the next place."""
     n_chains = len(parents_logL)
     x, logL = out.trail_x[:, :n_chains], out.trail_logL[:, :n_chains]
-    new = np.isfinite(logL) & (logL != parents_logL) & (logL != out.loglikelihood[:n_chains])
+    new = np.isfinite(logL) & (logL != parents_logL) & (logL != out.logL[:n_chains])
     index = (place + np.arange(new.sum())) % len(pool_logL)
     pool_x[index], pool_logL[index] = x[new], logL[new]
     return int(place + new.sum()) % len(pool_logL)
@@ -177,7 +177,7 @@ def step(key, rng, state, settings, tune, walk):
     NestedState, Level
     """
     deaths, chains = batch_size(settings)
-    dead, threshold = doomed(state.logL, deaths)
+    dead, threshold = select_deaths(state.logL, deaths)
     x, logL, blobs = state.x.copy(), state.logL.copy(), state.blobs.copy()
     pool_x, pool_logL, pool_next = state.pool_x.copy(), state.pool_logL.copy(), list(state.pool_next)
     params, info, alive, walks, n_unmoved = list(state.params), list(state.info), ~dead, [], 0
@@ -190,7 +190,7 @@ def step(key, rng, state, settings, tune, walk):
             rows = slots[i : i + chains]
             start = _walkers(state, parents[i : i + chains], chains)
             out = walk(jax.random.fold_in(k_walk, i), params[half], start, threshold)
-            x[rows], logL[rows], blobs[rows] = out.x[: len(rows)], out.loglikelihood[: len(rows)], out.blobs[: len(rows)]
+            x[rows], logL[rows], blobs[rows] = out.x[: len(rows)], out.logL[: len(rows)], out.blobs[: len(rows)]
             pool_next[half] = remember_trail(pool_x[half], pool_logL[half], pool_next[half], state.logL[parents[i : i + chains]], out)
             info[half] = out.info
             walks.append(out)
@@ -199,21 +199,21 @@ def step(key, rng, state, settings, tune, walk):
         before.append(state.logL[parents])
         after.append(logL[slots])
     order = np.flatnonzero(dead)[np.argsort(state.logL[dead], kind="stable")]
-    memory, effort = steer(state, settings, info, state.logL[~dead], np.concatenate(before), np.concatenate(after))
+    parent_correlation, walk_scale = steer(state, settings, info, state.logL[~dead], np.concatenate(before), np.concatenate(after))
     uniforms = insertion_uniforms(rng, state.logL[~dead], logL[dead])
     level = Level(state.x[order], state.logL[order], state.birth[order], state.blobs[order], order, uniforms, threshold, n_unmoved, walks)
     birth = np.where(dead, threshold, state.birth)
     running = state.running.kill(state.logL[order], len(dead))
     return NestedState(
-        x, logL, birth, blobs, pool_x, pool_logL, tuple(pool_next), running, memory, effort, tuple(params), tuple(info)
+        x, logL, birth, blobs, pool_x, pool_logL, tuple(pool_next), running, parent_correlation, walk_scale, tuple(params), tuple(info)
     ), level
 
 
 def steer(state, settings, info, survivors, parents, children):
-    """Update the memory of walks and the effort that keeps it near its target.
+    """Update the correlation of replacements with their parents and the length of walks that keeps it near its target.
 
     Replacements that remember their parents keep the live points' fluctuations alive, which inflates the scatter of ln Z by about
-    sqrt((1 + memory) / (1 - memory)).
+    sqrt((1 + parent_correlation) / (1 - parent_correlation)).
 
     Parameters
     ----------
@@ -224,13 +224,13 @@ def steer(state, settings, info, survivors, parents, children):
 
     Returns
     -------
-    memory, effort
+    parent_correlation, walk_scale
     """
     ranks = [np.searchsorted(np.sort(survivors), logL, side="right") / len(survivors) - 0.5 for logL in (parents, children)]
     now = 12 * float(np.mean(ranks[0] * ranks[1]))
-    memory = (1 - MEMORY_RATE) * state.memory + MEMORY_RATE * now
-    effort = min(state.effort * np.exp(EFFORT_RATE * (memory - TARGET_MEMORY)), MAX_EFFORT[settings.cost])
-    return memory, max(effort, least_effort(settings, worth_of(info)))
+    parent_correlation = (1 - CORRELATION_RATE) * state.parent_correlation + CORRELATION_RATE * now
+    walk_scale = min(state.walk_scale * np.exp(WALK_SCALE_RATE * (parent_correlation - TARGET_CORRELATION)), MAX_WALK_SCALE[settings.cost])
+    return parent_correlation, max(walk_scale, least_walk_scale(settings, skill_of(info)))
 
 
 def _walkers(state, parents, chains):
@@ -243,5 +243,5 @@ def _walkers(state, parents, chains):
         state.logL[index].astype(dtype),
         state.blobs[index].astype(dtype),
         np.arange(chains) < len(parents),
-        np.asarray(state.effort, dtype),
+        np.asarray(state.walk_scale, dtype),
     )

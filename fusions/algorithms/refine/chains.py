@@ -250,9 +250,9 @@ def chains_for(dim, budget, *, found=False):
 def _walk(key, rng, kernel, target, params, x, logL, n_moves):
     """Move the chains of each fold with its kernel; yields x (c, d), logL (c,) and the likelihood calls of each move."""
     n, dtype = len(x) // 2, x.dtype
-    blobs, on, effort = np.zeros((n, 0), dtype), np.ones(n, bool), np.asarray(n_moves, dtype)
+    blobs, on, walk_scale = np.zeros((n, 0), dtype), np.ones(n, bool), np.asarray(n_moves, dtype)
     keys = jax.random.split(key)
-    walkers = [Walkers(x[f::2], logL[f::2].astype(dtype), blobs, on, effort) for f in (0, 1)]
+    walkers = [Walkers(x[f::2], logL[f::2].astype(dtype), blobs, on, walk_scale) for f in (0, 1)]
     states = [kernel.init(*start) for start in zip(keys, params, walkers, strict=True)]
     for i in range(n_moves):
         offers = [kernel.propose(jax.random.fold_in(k, i), s) for k, s in zip(keys, states, strict=True)]

@@ -42,7 +42,7 @@ FOLLOWED = 200  # likelihood calls per dimension, and d^2 and a batch, that this
 CHAIN_BUDGET = {"cheap": 5, "expensive": 2}  # budgets that chains may spend until they have settled
 LEAST_LEFT = 0.75  # of the budget that is left after the chains
 PATIENCE = 5  # rounds without a better effective fraction before adaptation ends
-BENT_AFTER = 3  # such rounds before flows learn a velocity
+VELOCITY_AFTER = 3  # such rounds before flows learn a velocity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Tools(NamedTuple):
     Attributes
     ----------
     init : key -> flow state.
-    fit : (key, state, x (training.ROWS, d), *, bend) -> state; its velocity is learned if it shall `bend`.
+    fit : (key, state, x (training.ROWS, d), *, with_velocity) -> state; the velocity field is trained only `with_velocity`.
     held_out : n -> flags (n,) of the rows that a fit does not train on.
     draw : (key, state) -> x (BATCH, d).
     roundtrip : (key, state) -> (BATCH,) error of log q that the ODE solver makes.
@@ -224,16 +224,16 @@ def refine(key, rng, settings, tools, points, cost, budget, most, spent, expired
     quick = chains.settled and (cost == "cheap" or chains.n_calls <= budget)
     budget = int(min(max(budget - chains.n_calls, LEAST_LEFT * budget), most - chains.n_calls))
     per_round = UNIT * int(np.clip(max(budget, chains.n_calls) * ROUND_SHARE / UNIT, 1, 4))
-    flows, rounds, history, of_best, bend = [[tools.init(k) for k in jax.random.split(k_init)]] * FITS, [], [], 0, False
+    flows, rounds, history, of_best, with_velocity = [[tools.init(k) for k in jax.random.split(k_init)]] * FITS, [], [], 0, False
     good, fitted = settings.efficiency or EFFICIENCY[cost], _fitter(k_rounds, rng, tools, points, chains, found)
     for i in range(settings.max_rounds):
-        flows, k_draw = fitted(i, flows, rounds, bend=bend)
+        flows, k_draw = fitted(i, flows, rounds, with_velocity=with_velocity)
         rounds.append(draw(k_draw, tools, flows, per_round, spent))
         now = importance(rounds[-1].logw)
         history.append(_record(now, per_round))
         if history[i][-1] >= history[of_best][-1]:
             best, of_best = flows, i
-        kept, bend = _kept(history, good), bend or (cost == "expensive" and _stalled(history, good))
+        kept, with_velocity = _kept(history, good), with_velocity or (cost == "expensive" and _stalled(history, good))
         wanted = min((1 / max(history[of_best][-1], 1e-9) - 1) / settings.error**2, settings.max_draws) - per_round * len(kept)
         needed = max(min(wanted, FINAL_SHARE * budget), per_round)
         if _settled(history, now.khat, good, quick=quick) or budget - per_round * (len(rounds) + 1) < needed or expired():
@@ -248,7 +248,7 @@ def refine(key, rng, settings, tools, points, cost, budget, most, spent, expired
         rounds.append(fresh)
         seen.append(draws)
         history.append(_record(estimate, len(draws.x)))
-        best, k_draw = fitted(settings.max_rounds, best, rounds, bend=bend)
+        best, k_draw = fitted(settings.max_rounds, best, rounds, with_velocity=with_velocity)
         draws = draw(k_draw, tools, best, n, spent)
         made.append(draws)
         estimate = importance(draws.logw)
@@ -275,12 +275,15 @@ def _fitter(key, rng, tools, points, chains, found):
     Flows with a velocity cost much to fit: of these there is a new one of each fold, beside the one before.
     """
 
-    def fitted(i, flows, rounds, *, bend):
+    def fitted(i, flows, rounds, *, with_velocity):
         k_fit, k_draw = jax.random.split(jax.random.fold_in(key, i))
-        before = flows[:1] if bend else flows
+        before = flows[:1] if with_velocity else flows
         keys = keys_of(k_fit, len(before))
-        new = [train(k, rng, tools, pair, points, chains, rounds, found, bend=bend) for k, pair in zip(keys, before, strict=True)]
-        return [*new, *before] if bend else new, k_draw
+        new = [
+            train(k, rng, tools, pair, points, chains, rounds, found, with_velocity=with_velocity)
+            for k, pair in zip(keys, before, strict=True)
+        ]
+        return [*new, *before] if with_velocity else new, k_draw
 
     return fitted
 
@@ -345,7 +348,7 @@ def _uneven(estimate, n, good):
 
 def _stalled(history, good):
     """Decide whether kernels and Gaussians alone do not do: no good round yet, and no progress."""
-    return max(share for *_, share in history) < good and _no_progress(history, BENT_AFTER)
+    return max(share for *_, share in history) < good and _no_progress(history, VELOCITY_AFTER)
 
 
 def _no_progress(history, n):

@@ -15,10 +15,10 @@ MODE_SHARE = 0.15  # of all these, and of the starts of chains, in equal parts f
 NESTED_TRUST = 0.25  # weight of nested points and of chains relative to their effective size
 
 
-def train(key, rng, tools, states, points, chains, rounds, found, *, bend):
+def train(key, rng, tools, states, points, chains, rounds, found, *, with_velocity):
     """Fit each flow to the points and chains of its fold and to the draws of the rounds, at the powers of `targets_of`.
 
-    Its velocity is learned if it shall `bend`.
+    The velocity field is trained only `with_velocity`.
 
     At each power a set of points counts by its effective size; nested points and chains by less, since masses of modes drift and places
     of a chain depend on each other. Chains count at the posterior alone: few of them would carry a wider target. The modes found count
@@ -38,7 +38,7 @@ def train(key, rng, tools, states, points, chains, rounds, found, *, bend):
             target = np.logaddexp(target, normalised(np.concatenate(sets)) + np.log(share))
         alike = np.pad(found.alike[nested], (0, len(x) - nested.sum()), constant_values=-np.inf)
         target = blended(target, alike, MODE_SHARE * found.held)
-        out.append(tools.fit(k, states[fold], training_rows(rng, x, target, tools.held_out), bend=bend))
+        out.append(tools.fit(k, states[fold], training_rows(rng, x, target, tools.held_out), with_velocity=with_velocity))
     return out
 
 
