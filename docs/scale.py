@@ -21,11 +21,12 @@ from fusions import kernels
 from fusions import priors as pr
 from fusions.algorithms.nested import level as nested
 from fusions.algorithms.nested.initial import begin
-from fusions.algorithms.nested.schedule import settled
+from fusions.algorithms.nested.schedule import schedule_for
 from fusions.driver.compiled import make_engine
 from fusions.driver.run import default_kernel
 from fusions.evidence.ledger import Ledger
 from fusions.parallel.devices import choose_layout
+from fusions.types import Budget
 
 WARM, LEVELS = 2, 4
 KERNELS = {"default": default_kernel(), "slices": kernels.HitAndRun()}
@@ -35,8 +36,10 @@ def level_cost(n_live, dim, kernel, devices=None):
     """Return processor seconds per level in "training", "walks" and "host", and likelihood calls per level."""
     prior = fusions.Prior(**{f"x{i}": pr.normal(0, 1) for i in range(dim)})
     problem = fusions.Problem(prior, lambda x: -50 * (x**2).sum(), array=True)
-    settings, _ = settled(fusions.nested(n_live=n_live, kernel=KERNELS[kernel], cost="expensive"), problem, refine=False)
-    engine, spent, calls = make_engine(problem, settings, choose_layout(problem, devices, None)), Counter(), []
+    settings = fusions.nested(n_live=n_live, kernel=KERNELS[kernel], cost="expensive")
+    schedule = schedule_for(settings, problem, refine=False)
+    budget, spent = Budget(), Counter()
+    engine = make_engine(problem, settings, choose_layout(problem, devices, None)).charging(budget)
 
     def timed(name, function):
         def run(*args):
@@ -47,20 +50,17 @@ def level_cost(n_live, dim, kernel, devices=None):
 
         return run
 
-    def walk(*args):
-        return engine.walk(*args, calls.append)
-
-    state, _, _ = begin(jax.random.key(0), problem, settings, engine, Ledger())
+    state, _, _ = begin(jax.random.key(0), problem, settings, schedule, engine, Ledger())
     rng = np.random.default_rng(0)
-    tune, walk = timed("training", engine.tune), timed("walks", walk)
+    tune, walk = timed("training", engine.tune), timed("walks", engine.walk)
     for i in range(WARM + LEVELS):
         if i == WARM:
             spent.clear()
-            calls.clear()
+            before = budget.used
             start = time.process_time()
-        state, _ = nested.step(jax.random.key(i), rng, state, settings, tune, walk)
+        state, _ = nested.step(jax.random.key(i), rng, state, settings, schedule, tune, walk)
     spent["host"] = time.process_time() - start - spent["training"] - spent["walks"]
-    return {name: spent[name] / LEVELS for name in ("training", "walks", "host")}, sum(calls) / LEVELS
+    return {name: spent[name] / LEVELS for name in ("training", "walks", "host")}, (budget.used - before) / LEVELS
 
 
 def table(cases):

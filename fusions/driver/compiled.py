@@ -118,7 +118,7 @@ class Engine(NamedTuple):
     evaluator : the problem's likelihood.
     init_params : (key, population) -> the kernel's params.
     tune : (key, population, params, info) -> params.
-    walk : (key, params, walkers, threshold, spent) -> Walk.
+    walk : (key, params, walkers, threshold, charge) -> Walk.
     blank_info : the report before any walk, all nan.
     traces : () -> how often each function was traced so far, for whichever problem.
     layout : where they run.
@@ -131,6 +131,11 @@ class Engine(NamedTuple):
     blank_info: Any
     traces: Callable
     layout: Layout
+
+    def charging(self, budget):
+        """Return the engine whose likelihood calls a `Budget` is charged with."""
+        evaluator = self.evaluator._replace(charge=budget.charge)
+        return self._replace(evaluator=evaluator, walk=lambda *args: self.walk(*args, budget.charge))
 
 
 def make_engine(problem, settings, layout=ALONE):

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import math
 import os
 import time
 from numbers import Integral, Real
@@ -10,11 +11,11 @@ import numpy as np
 
 from fusions import __version__
 from fusions.algorithms.nested import level as nested
-from fusions.algorithms.nested.schedule import COSTS
+from fusions.algorithms.nested.schedule import SCHEDULES
 from fusions.algorithms.refine.phase import Refine
 from fusions.driver.programs import keep_programs, use_cache
 from fusions.driver.progress import Bar
-from fusions.driver.session import Limits, Session
+from fusions.driver.session import Session, Site
 from fusions.driver.signals import Signals, StopSignal, exit_code
 from fusions.driver.snapshot import path_of
 from fusions.errors import LikelihoodError, OptionError, PrecisionError, ProblemError, Status
@@ -25,6 +26,7 @@ from fusions.model.likelihood import verified, workers_of
 from fusions.model.problem import Problem
 from fusions.numerics import PRECISIONS, precision_of
 from fusions.parallel.devices import ProcessGroup, choose_layout
+from fusions.types import Budget
 
 OPTIONS = ("n_live", "kernel", "kill", "precision", "cost")
 
@@ -63,7 +65,7 @@ def nested_sampling(n_live=500, *, kernel=None, kill=None, precision=None, cost=
         kill = _checked_number(kill, Real, lambda v: 0 < v <= 0.5, "0 < kill <= 0.5, a share of the live points per level", "kill=0.1")
     if precision is not None:
         precision = _checked_number(precision, Real, lambda v: 0 < v < 1, "0 < precision < 1, a share of the evidence", "precision=1e-2")
-    if cost is not None and cost not in (*COSTS, "auto"):
+    if cost is not None and cost not in (*SCHEDULES, "auto"):
         raise OptionError(f'Expected cost to be "cheap", "expensive", "auto" or None, got {cost!r}. Type cost="cheap".')
     if kernel is not None and not is_settings(kernel):
         raise OptionError(f"Expected kernel settings such as kernels.FlowKernel() or kernels.Cycle((...)), got {kernel!r}.")
@@ -129,7 +131,8 @@ def run(
     if precision not in PRECISIONS:
         raise OptionError(f'Expected precision of run to be "double" or "single", got {precision!r}. Type precision="double".')
     key = _checked_number(key, Integral, lambda v: 0 <= v < 2**63, "key to be a non-negative integer seed below 2^63", "key=0")
-    limits = Limits(max_calls, np.inf if max_time is None else time.perf_counter() + max_time)
+    deadline = np.inf if max_time is None else time.perf_counter() + max_time
+    budget = Budget(int(max_calls) if max_calls is not None and math.isfinite(max_calls) else np.inf, deadline)
     keep_programs(__version__)
     with contextlib.ExitStack() as stack:
         stack.enter_context(precision_of(precision))
@@ -139,7 +142,7 @@ def run(
         folder = None if checkpoint is None else _folder(checkpoint, team, stack)
         workers = stack.enter_context(workers_of(problem, pool, timeout))
         signals, bar = stack.enter_context(Signals(patient=team.size > 1)), stack.enter_context(Bar(shown=progress and team.is_first))
-        session = Session(problem, algorithm, refine, key, layout, team, signals, workers, folder, checkpoint_every)
+        session = Session(problem, algorithm, refine, key, Site(layout, team, signals, workers, folder, checkpoint_every), budget)
         try:
             if not (resume and folder is not None and session.resume()):
                 session.begin()
@@ -147,7 +150,7 @@ def run(
             if signals.received == "SIGINT":
                 raise KeyboardInterrupt from None
             raise SystemExit(exit_code(signals.received)) from None
-        return _advance(session, limits, callback, bar)
+        return _advance(session, callback, bar)
 
 
 def cache_programs(directory):
@@ -170,28 +173,28 @@ def _folder(directory, team, stack):
     return held[0] if team.is_first else NullCheckpoint(directory)
 
 
-def _advance(session, limits, callback, bar):
+def _advance(session, callback, bar):
     """Do levels, then the refine phase, until the run ends in one of its ways."""
     n_live, dim, path = session.algorithm.n_live, session.problem.prior.dim, path_of(session.problem)
     bar.note(f"fusions: {dim} dimensions, {path} likelihood, n_live = {n_live}")
-    if session.mark.iteration:
-        bar.note(f"fusions: resumed after {session.mark.iteration:,} levels and {session.mark.n_calls:,} calls")
+    if session.state.iteration:
+        bar.note(f"fusions: resumed after {session.state.iteration:,} levels and {session.state.n_calls:,} calls")
     try:
         session.watch()
-        while (status := session.stop(limits)) is None:
+        while (status := session.stop()) is None:
             snapshot = session.level()
             bar.update(snapshot)
             session.watch()
-            if callback is not None and session.team.highest(int(bool(callback(snapshot)))):
+            if callback is not None and session.site.team.highest(int(bool(callback(snapshot)))):
                 status = Status.USER_RULE
                 break
-        if (result := session.finished(status, limits)) is not None:
+        if (result := session.finished(status)) is not None:
             return result
         session.examine(status)
         if status is Status.CONVERGED and session.refine:
-            bar.note(f"fusions: nested sampling has converged after {session.mark.n_calls:,} calls; refining")
+            bar.note(f"fusions: nested sampling has converged after {session.state.n_calls:,} calls; refining")
             try:
-                session.refine_phase(limits, bar.refining)
+                session.refine_phase(bar.refining)
             except Exception as error:  # whatever a user's function raises
                 session.spare(error)
     except KeyboardInterrupt:
@@ -200,8 +203,8 @@ def _advance(session, limits, callback, bar):
         error.result = session.result(Status.FAILED)
         raise
     finally:
-        session.save()
-    return session.end(status, limits)
+        session.saver.save()
+    return session.end(status)
 
 
 def _check_arguments(problem, algorithm, refine, max_calls, max_time, callback):

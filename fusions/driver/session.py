@@ -1,54 +1,60 @@
-"""A run in progress: its levels and its refine phase, when it is saved, and the Result that it makes."""
+"""A run in progress: its levels and its refine phase."""
 
 import dataclasses
 import functools
-import hashlib
-import itertools
-import time
 import warnings
-from importlib.metadata import PackageNotFoundError, version
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from fusions.algorithms.nested import level as nested
 from fusions.algorithms.nested.initial import begin
-from fusions.algorithms.nested.schedule import settled, timed_cost
-from fusions.algorithms.refine import phase as refinement
+from fusions.algorithms.nested.schedule import schedule_for, timed_cost
+from fusions.algorithms.refine import phase
 from fusions.driver import snapshot
+from fusions.driver.assemble import assemble, facts_of, idle_notes, refined_fields, version_of
 from fusions.driver.compiled import make_engine, make_tools
 from fusions.driver.programs import Stopwatch
 from fusions.driver.progress import Snapshot
-from fusions.driver.redraw import Source, attach, flow_arrays
-from fusions.driver.snapshot import RunState, generator, path_of
-from fusions.errors import FileError, LikelihoodError, Status
+from fusions.driver.redraw import attach
+from fusions.driver.saving import Progress, Saver
+from fusions.driver.signals import Signals
+from fusions.driver.snapshot import RunState, generator
+from fusions.errors import LikelihoodError, Status
 from fusions.evidence.ledger import Ledger
-from fusions.model.likelihood import reject_invalid, theta_of
+from fusions.model.likelihood import reject_invalid
 from fusions.model.resolution import coarse, look_inside, refuse_blind, rounded_constants
 from fusions.numerics import keys_of
-from fusions.results.result import Result
+from fusions.parallel.devices import ProcessGroup
+from fusions.parallel.sharding import Layout
 
-PACKAGES = ("fusions", "jax", "flax", "optax", "diffrax", "numpy")
 ENDS = (None, *Status)  # for processes to agree on
 N_BEST = 8  # live points at which the rounding of log L is looked at
 PLATEAU = (
     "All live points have log L = {:.10g} exactly: a plateau, taken for the highest value of the likelihood. If it has no steps, it is "
     "rounded somewhere: look for integers, float32 or values that are cut."
 )
-AT_ONCE = 32  # levels that are packed at once for the checkpoint: they may take much of the memory
-IDLE = 0.5  # skill of a flow below which the summary says so
 
 
-class Limits(NamedTuple):
-    """Limits of one call of `run`: likelihood calls in all, the time at which to stop."""
+class Site(NamedTuple):
+    """Where a run is computed and saved, and who can end it.
 
-    max_calls: float | None
-    deadline: float
+    Attributes
+    ----------
+    layout : where rows are computed; team : ProcessGroup that shares the run.
+    signals : Signals
+    workers : () -> facts and notes of the pool.
+    folder : Checkpoint, NullCheckpoint or None; save_every : seconds between saves.
+    """
 
-    def expired(self):
-        """Return whether time is up."""
-        return time.perf_counter() >= self.deadline
+    layout: Layout
+    team: ProcessGroup
+    signals: Signals
+    workers: Callable
+    folder: Any = None
+    save_every: float = 0.0
 
 
 class Session:
@@ -56,74 +62,106 @@ class Session:
 
     Attributes
     ----------
-    layout, team : where rows are computed, and the processes that share the run.
-    algorithm, enough : settings with their schedule, effective posterior points at which the nested run may stop.
-    mark : the last `RunState`; None before the live points are drawn.
-    ledger : Ledger; what it holds beyond the mark does not count.
+    problem, algorithm, refine, key : what is run: Problem, Nested, Refine or False, seed.
+    site : where and with whom.
+    budget : Budget
+    schedule : Schedule
+    state : the last `RunState`; None before the live points are drawn.
+    ledger : Ledger; what it holds beyond the state does not count.
+    saver : Saver
     refined : fields of the refine phase, or None.
     cut : whether the refine phase was left early, so that its result is not final.
     failure : what error ended the refine phase, a sentence, or None.
     notes : sentences for the summary.
-    trouble : why the last save failed, or None.
     """
 
-    def __init__(self, problem, algorithm, refine, key, layout, team, signals, workers, folder=None, every=0.0):
-        """Prepare a run: nothing is computed yet."""
-        self.layout, self.team = layout, team
-        self.problem, self.wanted, self.refine, self.key = problem, algorithm, refine, key
-        self.signals, self.workers, self.folder, self.every = signals, workers, folder, every
-        self.identity = snapshot.identity(problem, algorithm, key) if folder is not None else None
-        self.algorithm, self.enough = settled(algorithm, problem, refine)
-        self.engine, self.ledger = make_engine(problem, self.algorithm, layout), Ledger()
+    def __init__(self, problem, algorithm, refine, key, site, budget):
+        """Prepare a run: nothing is computed yet.
+
+        Parameters
+        ----------
+        problem : Problem; algorithm : Nested; refine : Refine or False; key : seed.
+        site : Site
+        budget : Budget
+        """
+        self.problem, self.algorithm, self.refine, self.key = problem, algorithm, refine, key
+        self.site, self.budget = site, budget
+        self.schedule = schedule_for(algorithm, problem, refine)
+        self.engine, self.ledger = make_engine(problem, algorithm, site.layout).charging(budget), Ledger()
         self.n_compiled = -self.engine.traces().total()
         self.k_begin, self.k_loop, self.k_refine = keys_of(jax.random.key(key), 3)
-        self.mark, self.probe, self.rate, self.refined, self.cut = None, None, 0.0, None, False
-        self.failure, self.notes, self.trouble, self.final = None, [], None, None
-        self.values, self.unsaved, self.n_saved, self.saved_at, self.written = {}, [], 0, -np.inf, (None, None)
+        self.state, self.rate, self.refined, self.cut, self.failure, self.notes = None, 0.0, None, False, None, []
+        identity = snapshot.identity(problem, algorithm, key) if site.folder is not None else None
+        self.saver = Saver(site.folder, site.save_every, identity, site.signals, self._progress)
 
-    # Computing ------------------------------------------------------------------------------------------
+    # The nested run -------------------------------------------------------------------------------------
 
     def begin(self):
         """Draw the live points and choose the schedule; what an earlier run left in the folder is removed."""
         watch = Stopwatch()
-        with self.signals.interruptible():
-            state, self.rate, notes = begin(self.k_begin, self.problem, self.algorithm, self.engine, self.ledger)
+        with self.site.signals.interruptible():
+            state, self.rate, notes = begin(self.k_begin, self.problem, self.algorithm, self.schedule, self.engine, self.ledger)
             self.notes += notes
-            if self.wanted.cost == "auto":
+            if self.algorithm.cost == "auto":
                 timed = timed_cost(self.k_begin, self.engine, state, self.rate)
-                cost, note = self.team.first(lambda: timed)
+                cost, note = self.site.team.first(lambda: timed)
                 self._settle(cost)
                 self.notes.append(note)
         self.ledger.seconds["compile"] += watch.read()[1]
-        best = np.argsort(state.logL)[-snapshot.N_PROBES :]
-        self.probe = {"x": state.x[best], "logL": state.logL[best]}
         self._commit(state, 0, np.random.default_rng([self.key, 1]), np.inf)
-        if self.folder is not None:
-            self.folder.clear()
-            self.save()
+        self.saver.begin(state.live)
 
-    def stop(self, limits):
+    def resume(self):
+        """Go on from what the folder holds, if it is of this run; return whether there was something."""
+        saved = self.site.team.first(self.site.folder.load)
+        if saved is None:
+            return False
+        meta, directory = saved.meta, self.site.folder.directory
+        snapshot.refuse_other(directory, meta["identity"], self.saver.identity)
+        self._settle(meta["cost"])
+        snapshot.refuse_coarser(directory, meta["passed"], meta["precision"], self.schedule.precision)
+        probe = {name: saved.arrays[f"probe/{name}"] for name in ("x", "logL")}
+        chunk = nested.batch_size(self.algorithm.n_live, self.schedule.kill)[1]
+        snapshot.check_likelihood(directory, self.problem, self.engine.evaluator, chunk, probe)
+        self.ledger.blocks, values = snapshot.unpack_records(saved.records)
+        state = snapshot.unpack_mark(meta, saved.arrays, self.engine, len(self.ledger.blocks))
+        self.budget.used, self.ledger.seconds = state.n_calls, dict(state.seconds)
+        self.ledger.wind(state.elapsed)
+        self.rate, self.notes, self.state = meta["rate"], meta["notes"], state
+        self.saver.go_on(state, meta, probe, values)
+        self._tell([f"A newer state of the checkpoint was damaged ({text}); the one before was used." for text in saved.damaged])
+        if meta["jax"] != version_of("jax"):
+            self._tell([f"Resumed with jax {version_of('jax')}, begun with {meta['jax']}: the numbers may differ from one run in one go."])
+        return True
+
+    def stop(self):
         """Return the status with which to stop now, or None, the same in all processes."""
-        return ENDS[self.team.highest(ENDS.index(self._stop(limits)))]
+        return ENDS[self.site.team.highest(ENDS.index(self._arrived() or self._out_of_budget()))]
 
-    def _stop(self, limits):
-        state = self.mark.nested
-        if state.logL.min() == state.logL.max():
-            return Status.PLATEAU if 2 * len(np.unique(state.x, axis=0)) > len(state.x) else Status.CLONES
-        if state.running.remaining(state.logL) < np.log(self.algorithm.precision) or state.running.effective(state.logL) >= self.enough:
+    def _arrived(self):
+        """Return the status with which the live points end the nested run, or None."""
+        state = self.state.nested
+        logL = state.live.logL
+        if logL.min() == logL.max():
+            return Status.PLATEAU if 2 * len(np.unique(state.live.x, axis=0)) > len(logL) else Status.CLONES
+        if state.running.remaining(logL) < np.log(self.schedule.precision) or state.running.effective(logL) >= self.schedule.enough:
             return Status.CONVERGED
-        if self.signals.received:
+        return None
+
+    def _out_of_budget(self):
+        """Return the status with which a signal or a limit ends the run, or None."""
+        if self.site.signals.received:
             return self._signalled()
-        if limits.max_calls is not None and self.ledger.n_calls >= limits.max_calls:
+        if self.budget.left <= 0:
             return Status.MAX_CALLS
-        return Status.MAX_TIME if limits.expired() else None
+        return Status.MAX_TIME if self.budget.late() else None
 
     def _signalled(self):
-        return Status.TERMINATED if self.signals.received in ("SIGTERM", "SIGUSR1") else Status.INTERRUPTED
+        return Status.TERMINATED if self.site.signals.received in ("SIGTERM", "SIGUSR1") else Status.INTERRUPTED
 
     def level(self):
         """Do one level; enter its dead points, ranks, cost and history into the ledger, all together at its end."""
-        watch, training, before = Stopwatch(), [], self.ledger.n_calls
+        watch, training, used = Stopwatch(), [], self.budget.used
 
         def tune(*args):
             watch = Stopwatch()
@@ -132,32 +170,46 @@ class Session:
             return params
 
         def walk(*args):
-            out = self.engine.walk(*args, self._spent)
+            out = self.engine.walk(*args)
             if out.invalid is not None:
                 reject_invalid(self.problem, *out.invalid)
             return out
 
-        key, rng = jax.random.fold_in(self.k_loop, self.mark.iteration), generator(self.mark.rng)
-        with self.signals.interruptible():
-            state, level = nested.step(key, rng, self.mark.nested, self.algorithm, tune, walk)
+        before, key, rng = self.state, jax.random.fold_in(self.k_loop, self.state.iteration), generator(self.state.rng)
+        with self.site.signals.interruptible():
+            state, level = nested.step(key, rng, before.nested, self.algorithm, self.schedule, tune, walk)
         seconds, compiling = watch.read()
-        moving = seconds - sum(training)
-        likelihood = min(moving, sum(self.rate * w.n_rows if np.isnan(w.seconds) else w.seconds for w in level.walks))
-        parts = {"compile": compiling, "training": sum(training), "likelihood": likelihood, "ode": moving - likelihood}
-        for name, seconds in parts.items():
-            self.ledger.seconds[name] += seconds
-        n_calls, n_dead = self.ledger.n_calls - before, len(level.dead_logL)
-        trace = {
-            "logL": level.threshold, "logX": state.running.logX, "n_calls": self.ledger.n_calls, "efficiency": n_dead / max(n_calls, 1),
-            "unmoved": level.n_unmoved / n_dead, "parent_correlation": state.parent_correlation, "walk_scale": state.walk_scale,
-            **_kernel_report(state.info),
-        }  # fmt: skip
-        dead = level.dead_x, level.dead_logL, level.dead_birth, level.dead_blobs, level.dead_slot
-        self.ledger.append(*dead, level.uniforms, trace)
-        before = self.mark.nested
-        self._commit(state, self.mark.iteration + 1, rng, min(self.mark.passed, before.running.remaining(before.logL)))
-        self._save_if_due()
+        self._clock(compiling, sum(training), seconds - sum(training), level.walks)
+        self.ledger.append(level.dead, level.slot, level.uniforms, self._trace(state, level, self.budget.used - used))
+        self._commit(state, before.iteration + 1, rng, min(before.passed, before.nested.running.remaining(before.nested.live.logL)))
+        self.saver.save_if_due()
         return self._snapshot()
+
+    def _clock(self, compiling, training, moving, walks):
+        """Add the seconds of a level to the clocks."""
+        likelihood = min(moving, sum(self.rate * w.n_rows if np.isnan(w.seconds) else w.seconds for w in walks))
+        for name, seconds in (("compile", compiling), ("training", training), ("likelihood", likelihood), ("ode", moving - likelihood)):
+            self.ledger.seconds[name] += seconds
+
+    def _trace(self, state, level, n_calls):
+        """Return the history of a level, {name: number}."""
+        n_dead = len(level.slot)
+        return {
+            "logL": level.threshold, "logX": state.running.logX, "n_calls": self.budget.used, "efficiency": n_dead / max(n_calls, 1),
+            "unmoved": level.n_unmoved / n_dead, **state.controller._asdict(), **_kernel_report(state.info),
+        }  # fmt: skip
+
+    def _commit(self, nested_state, iteration, rng, passed):
+        """Let what was computed count; an earlier Result is then not final."""
+        ledger, rng_state, n_calls = self.ledger, rng.bit_generator.state, self.budget.used
+        clocks = dict(ledger.seconds), ledger.elapsed()
+        self.state = RunState(nested_state, iteration, rng_state, len(ledger.blocks), n_calls, *clocks, passed)
+        self.saver.final = None
+
+    def _settle(self, cost):
+        self.schedule = schedule_for(dataclasses.replace(self.algorithm, cost=cost), self.problem, self.refine)
+
+    # What to tell the user --------------------------------------------------------------------------------
 
     @functools.cached_property
     def inside(self):
@@ -171,158 +223,21 @@ class Session:
         ------
         PrecisionError : if they do not.
         """
-        state = self.mark.nested
-        if state.running.remaining(state.logL) < np.log(0.5):
+        state = self.state.nested
+        if state.running.remaining(state.live.logL) < np.log(0.5):
             return
-        found = coarse(self.problem, state.x, state.logL, self.inside)
+        found = coarse(self.problem, state.live.x, state.live.logL, self.inside)
         new = [entry for entry in found if not any(f"in {entry.name}: " in note for note in self.notes)]
         self._tell([f"Precision is short: {entry}" for entry in new])
         refuse_blind(found)
 
     def examine(self, status):
         """Warn of what the nested run, which has ended, can't see: float32 data, and a plateau that may be one of rounding."""
-        state = self.mark.nested
-        best = np.argsort(state.logL)[-N_BEST:]
-        self._tell(rounded_constants(self.problem, self.inside, state.x[best], state.logL[best]))
-        if status is Status.PLATEAU and self.mark.iteration:
-            self._tell([PLATEAU.format(state.logL[0])])
-
-    def _spent(self, n_calls):
-        self.ledger.n_calls += n_calls
-
-    def _settle(self, cost):
-        self.algorithm, self.enough = settled(dataclasses.replace(self.wanted, cost=cost), self.problem, self.refine)
-
-    def _commit(self, state, iteration, rng, passed):
-        """Let what was computed count; an earlier Result is then not final."""
-        ledger, rng_state = self.ledger, rng.bit_generator.state
-        self.mark = RunState(
-            state, iteration, rng_state, len(ledger.blocks), ledger.n_calls, dict(ledger.seconds), ledger.elapsed(), passed
-        )
-        self.final = None
-
-    def refine_phase(self, limits, show):
-        """Refine a converged run; if it is left early, only the likelihood values at its draws are kept.
-
-        Parameters
-        ----------
-        limits : Limits
-        show : called with the number of likelihood calls so far.
-        """
-        watch, budget = Stopwatch(), self._budget(limits)
-        tools, traces = make_tools(self.problem, self.refine, self.layout)
-        n_traced, found = traces().total(), None
-
-        def expired():
-            left = self.cut or limits.expired() or (self.team.size > 1 and self.signals.received is not None)
-            self.cut = bool(self.team.highest(int(left)))
-            return self.cut
-
-        def spent(n_calls):
-            self._spent(n_calls)
-            show(self.ledger.n_calls)
-
-        with self.signals.interruptible(patient=False):
-            points, rng = self.ledger.points(self.mark.nested), generator(self.mark.rng)
-            tools = tools._replace(target=self._remembered(tools.target))
-            if not expired():
-                settings = self.refine, tools, points, self.algorithm.cost
-                found = refinement.refine(self.k_refine, rng, *settings, budget, self._most(limits), spent, expired)
-        for name, seconds in zip(("refine", "compile"), watch.read(), strict=True):
-            self.ledger.seconds[name] += seconds
-        self.n_compiled += traces().total() - n_traced
-        self.refined = self._refined_fields(found, tools.leave) if found is not None else None
-
-    def spare(self, error):
-        """Keep a converged nested run although its refine phase raised an error; resuming tries the phase again.
-
-        The processes of a team can't know of an error in another one, unless all of them see the same likelihood values.
-        """
-        if self.team.size > 1 and not isinstance(error, LikelihoodError):
-            raise error
-        self.cut = True
-        if self.signals.received is None:  # else JAX has replaced the exception of a signal
-            text = str(error) if isinstance(error, LikelihoodError) else f"{type(error).__name__}: {error}"
-            again = " Mend it and make the same call again, which tries the refine phase once more." if self.folder is not None else ""
-            self.failure = f"The refine phase failed; ln Z is that of the nested run. {text}{again}"
-            warnings.warn(self.failure, stacklevel=4)
-
-    def _budget(self, limits):
-        """Return the likelihood calls that the refine phase may spend."""
-        return min(max(self.mark.n_calls, refinement.LEAST_BUDGET), self._most(limits))
-
-    def _most(self, limits):
-        """Return the likelihood calls that are left by `max_calls`."""
-        return np.inf if limits.max_calls is None else int(limits.max_calls) - self.mark.n_calls
-
-    def _remembered(self, target):
-        """Keep what a likelihood gave for each batch of draws, so that a resumed refine phase need not ask it again."""
-        if self.folder is None:
-            return target
-
-        def remembered(x):
-            name = hashlib.sha256(x.tobytes()).hexdigest()
-            if name not in self.values:
-                self.values[name] = values = target(x)
-                kept = zip(("logL", "blobs", "logprior", "n_calls"), values, strict=True)
-                self.unsaved.append({"draws/name": name, **{f"draws/{k}": v for k, v in kept}})
-                self._save_if_due()
-            return self.values[name]
-
-        return remembered
-
-    def _refined_fields(self, found, leave):
-        """Turn what the refine phase found into fields of a Result; where a constraint cuts the prior, its norm adds an error."""
-        norm_err, (bridged, bridged_err) = self.problem.constraint_logmass[1], found.bridge
-        summary = {
-            "importance": (found.importance.logZ, float(np.hypot(found.importance.logZ_err, norm_err))),
-            "bridge": (bridged, float(np.hypot(bridged_err, norm_err))), "coverage": found.coverage,
-            "uncovered": found.uncovered,
-            "ess": found.importance.ess, "khat": found.importance.khat, "n_draws": len(found.draws.x),
-            "n_calls": self.ledger.n_calls - self.mark.n_calls, "ode_error": found.ode_error, "rounds": found.rounds.tolist(),
-            "chains": {key: getattr(found.chains, key) for key in ("n_moves", "n_trajectories", "drift", "settled")},
-            "modes": found.modes.tolist() if len(found.modes) > 1 else [], "finds": self._finds_fields(found.finds, leave),
-            "settings": repr(self.refine),
-        }  # fmt: skip
-        draws = {"draws": theta_of(self.problem, [leave(found.draws.x)], found.draws.blobs), "draws_logw": found.draws.logw}
-        flows = jax.tree.map(np.asarray, found.flows)
-        return {"refined": summary, **draws, "flows": flow_arrays(flows), "source": Source(self.problem, self.refine, flows)}
-
-    def _finds_fields(self, finds, leave):
-        """Turn each `Find` into a JSON-able dict, its place into the values of the parameters."""
-        names, theta_rows = self.problem.prior.names, self.problem.prior.theta_rows
-        return [
-            {
-                "name": find.name, "logZ": find.estimate.logZ, "logZ_err": find.estimate.logZ_err, "khat": find.estimate.khat,
-                "logL": find.logL, "at": dict(zip(names, theta_rows(leave(find.x[None]))[0].tolist(), strict=True)),
-            }
-            for find in finds
-        ]  # fmt: skip
-
-    # Saving -----------------------------------------------------------------------------------------------
-
-    def resume(self):
-        """Go on from what the folder holds, if it is of this run; return whether there was something."""
-        saved = self.team.first(self.folder.load)
-        if saved is None:
-            return False
-        meta = saved.meta
-        snapshot.refuse_other(self.folder.directory, meta["identity"], self.identity)
-        self._settle(meta["cost"])
-        snapshot.refuse_coarser(self.folder.directory, meta["passed"], meta["precision"], self.algorithm.precision)
-        probe = {name: saved.arrays[f"probe/{name}"] for name in ("x", "logL")}
-        chunk = nested.batch_size(self.algorithm)[1]
-        snapshot.check_likelihood(self.folder.directory, self.problem, self.engine.evaluator, chunk, probe)
-        self.ledger.blocks, self.values = snapshot.unpack_records(saved.records)
-        mark = snapshot.unpack_mark(meta, saved.arrays, self.engine, len(self.ledger.blocks))
-        self.ledger.n_calls, self.ledger.seconds = mark.n_calls, dict(mark.seconds)
-        self.ledger.wind(mark.elapsed)
-        self.rate, self.notes, self.final, self.probe = meta["rate"], meta["notes"], meta["final"], probe
-        self._tell([f"A newer state of the checkpoint was damaged ({text}); the one before was used." for text in saved.damaged])
-        if meta["jax"] != _version("jax"):
-            self._tell([f"Resumed with jax {_version('jax')}, begun with {meta['jax']}: the numbers may differ from one run in one go."])
-        self.mark, self.n_saved, self.saved_at, self.written = mark, mark.n_blocks, time.perf_counter(), (mark, self.final)
-        return True
+        live = self.state.nested.live
+        best = np.argsort(live.logL)[-N_BEST:]
+        self._tell(rounded_constants(self.problem, self.inside, live.x[best], live.logL[best]))
+        if status is Status.PLATEAU and self.state.iteration:
+            self._tell([PLATEAU.format(live.logL[0])])
 
     def _tell(self, notes):
         """Warn now and in the summary."""
@@ -330,131 +245,131 @@ class Session:
             warnings.warn(note, stacklevel=5)
         self.notes += notes
 
-    def _save_if_due(self):
-        if self.folder is not None and time.perf_counter() - self.saved_at >= self.every:
-            with self.signals.protected():
-                self.save()
+    def _snapshot(self):
+        """Sum up the run so far."""
+        state, trace, running = self.state, self.ledger.blocks[-1].trace, self.state.nested.running
+        remaining, elapsed = running.remaining(state.nested.live.logL), self.ledger.elapsed()
+        logL, efficiency = float(trace["logL"][-1]), float(trace["efficiency"][-1])
+        return Snapshot(state.iteration, logL, running.logX, running.logZ, remaining, self.budget.used, efficiency, elapsed)
 
-    def save(self):
-        """Save what the next session needs; a failure is told, and does not end the run."""
-        mark = self.mark
-        written = self.written[0] is mark and self.written[1] == self.final and not self.unsaved
-        if self.folder is None or mark is None or written:
-            return
-        meta, arrays = snapshot.pack_mark(mark)
-        meta |= {
-            "identity": self.identity, "cost": self.algorithm.cost, "precision": self.algorithm.precision, "rate": self.rate,
-            "notes": self.notes, "final": self.final, "jax": _version("jax"), "logZ": mark.nested.running.logZ,
-        }  # fmt: skip
-        arrays |= {f"probe/{name}": values for name, values in self.probe.items()}
-        blocks = self.ledger.blocks[self.n_saved : mark.n_blocks]
-        dead = (snapshot.pack_blocks(blocks[i : i + AT_ONCE]) for i in range(0, len(blocks), AT_ONCE))
-        try:
-            self.folder.save(meta, arrays, itertools.chain(dead, self.unsaved))
-        except OSError as error:
-            self._failed(error)
-        else:
-            self.trouble, self.n_saved, self.unsaved, self.written = None, mark.n_blocks, [], (mark, self.final)
-        self.saved_at = time.perf_counter()
+    # The refine phase -------------------------------------------------------------------------------------
 
-    def _failed(self, error):
-        """Tell once that saving fails; it is tried again."""
-        text = (
-            f"The checkpoint in {self.folder.directory} could not be written ({error.strerror or error}); what was saved before is intact."
-        )
-        if self.trouble is None:
-            warnings.warn(text, stacklevel=5)
-        self.trouble = text
+    def refine_phase(self, show):
+        """Refine a converged run; if it is left early, only the likelihood values at its draws are kept.
 
-    def _final(self, status, limits):
-        """Describe what a final Result of this run depends on, beside the mark."""
-        refined = self.refine and status is Status.CONVERGED
-        return {
-            "refine": repr(self.refine) if refined else None, "budget": self._budget(limits) if refined else None,
-            "precision": self.algorithm.precision,
-        }  # fmt: skip
+        Parameters
+        ----------
+        show : called with the number of likelihood calls so far.
+        """
+        watch, budget, site = Stopwatch(), self._refine_budget(), self.site
+        tools, traces = make_tools(self.problem, self.refine, site.layout)
+        n_traced, found = traces().total(), None
+        self.budget.report = show
 
-    def finished(self, status, limits):
-        """Return the Result of an earlier session if it is final, else None."""
-        if self.folder is None or self.team.size > 1 or not status.complete or self.final != self._final(status, limits):
-            return None
-        try:
-            result = Result.load(self.folder.directory)
-        except FileError as error:
-            self._tell([f"The saved result was damaged and is made again from the checkpoint: {error}"])
-            return None
-        return attach(result, self.problem, self.refine) if result.flows else result
+        def expired():
+            left = self.cut or self.budget.late() or (site.team.size > 1 and site.signals.received is not None)
+            self.cut = bool(site.team.highest(int(left)))
+            return self.cut
+
+        with site.signals.interruptible(patient=False):
+            points, rng = self.ledger.points(self.state.nested.live), generator(self.state.rng)
+            tools = tools._replace(target=self.saver.remembered(tools.target))
+            if not expired():
+                settings = self.refine, tools, points, self.schedule.cost
+                found = phase.refine(self.k_refine, rng, *settings, budget, self._most(), self.budget.charge, expired)
+        for name, seconds in zip(("refine", "compile"), watch.read(), strict=True):
+            self.ledger.seconds[name] += seconds
+        self.n_compiled += traces().total() - n_traced
+        if found is not None:
+            self.refined = refined_fields(found, self.problem, self.refine, tools.leave, self.budget.used - self.state.n_calls)
+
+    def spare(self, error):
+        """Keep a converged nested run although its refine phase raised an error; resuming tries the phase again.
+
+        The processes of a team can't know of an error in another one, unless all of them see the same likelihood values.
+        """
+        if self.site.team.size > 1 and not isinstance(error, LikelihoodError):
+            raise error
+        self.cut = True
+        if self.site.signals.received is None:  # else JAX has replaced the exception of a signal
+            text = str(error) if isinstance(error, LikelihoodError) else f"{type(error).__name__}: {error}"
+            again = " Mend it and make the same call again, which tries the refine phase once more." if self.site.folder is not None else ""
+            self.failure = f"The refine phase failed; ln Z is that of the nested run. {text}{again}"
+            warnings.warn(self.failure, stacklevel=4)
+
+    def _refine_budget(self):
+        """Return the likelihood calls that the refine phase may spend."""
+        return min(max(self.state.n_calls, phase.LEAST_BUDGET), self._most())
+
+    def _most(self):
+        """Return the likelihood calls that the limit leaves to the refine phase."""
+        return self.budget.limit - self.state.n_calls
 
     # The end ------------------------------------------------------------------------------------------------
 
     def interrupted(self):
         """Return the status of a run that was left in the middle."""
-        if self._stop(Limits(None, np.inf)) is not Status.CONVERGED:
+        if self._arrived() is not Status.CONVERGED:
             return self._signalled()
         self.cut = True
         return Status.CONVERGED
 
-    def end(self, status, limits):
+    def finished(self, status):
+        """Return the Result of an earlier session if it is final, else None."""
+        if self.site.team.size > 1 or not status.complete:
+            return None
+        result, notes = self.saver.finished(self._final(status))
+        self._tell(notes)
+        return attach(result, self.problem, self.refine) if result is not None and result.flows else result
+
+    def end(self, status):
         """Make the Result, and save it and the state that it was made from."""
         result = self.result(status)
-        if self.folder is not None:
-            try:
-                self.folder.keep(result)
-                self.final = self._final(status, limits) if status.complete and not self.cut else None
-            except FileError as error:
-                self._failed(error.__cause__)
-            self.save()
-            result.info["warnings"].extend([self.trouble] if self.trouble else [])
+        self.saver.keep(result, self._final(status) if status.complete and not self.cut else None)
         return result
 
     def result(self, status):
         """Assemble the Result from the ledger and the live points."""
-        ledger, state, problem = self.ledger, self.mark.nested, self.problem
-        del ledger.blocks[self.mark.n_blocks :]
-        logL, logL_birth, blobs = ledger.joined(state, "logL", "logL_birth", "blobs")
-        trace, notes = ledger.trace(), list(self.notes)
-        if self.cut:
-            left = "; ln Z is that of the nested run." if self.refined is None else ": it had fewer rounds than it wanted."
-            notes.append(self.failure or f"The refine phase was interrupted{left}")
-        idle, n_levels = int(np.sum(trace["skill"] < IDLE)), len(trace["skill"])
-        if idle:
-            notes.append(
-                f"The flow had learned nothing at {idle} of {n_levels} levels; walks were lengthened there and rely on slice moves."
-            )
-        pool, pool_notes = self.workers()
-        info = {
-            "seed": self.key, "path": path_of(problem), "fingerprint": problem.fingerprint(), "data": problem.data_digest(),
-            "warnings": [*notes, *pool_notes], **pool,
-            "settings": repr(self.algorithm), "versions": {name: _version(name) for name in PACKAGES}, "cut": self.cut,
-            "signal": self.signals.received if self.cut or not status.complete else None,
+        del self.ledger.blocks[self.state.n_blocks :]
+        pool, pool_notes = self.site.workers()
+        settings = {name: getattr(self.schedule, name) for name in ("kill", "precision", "cost")}
+        info = facts_of(self.problem, self.key, dataclasses.replace(self.algorithm, **settings)) | {
+            "warnings": [*self._last_notes(), *pool_notes], **pool, "cut": self.cut,
+            "signal": self.site.signals.received if self.cut or not status.complete else None,
         }  # fmt: skip
-        return Result(
-            names=problem.names,
-            n_params=len(problem.prior.names),
-            labels=dict(problem.labels),
-            theta=theta_of(problem, ledger.parts(state, "x"), blobs),
-            logL=logL,
-            logL_birth=logL_birth,
-            n_live=len(state.logL),
-            status=status,
-            insertion_uniforms=np.concatenate([block.uniforms for block in ledger.blocks]),
-            level_trace=trace,
-            n_calls=ledger.n_calls,
-            seconds=ledger.clocks(),
+        return assemble(
+            self.problem,
+            self.ledger,
+            self.state.nested.live,
+            status,
+            n_calls=self.budget.used,
             n_compilations=self.engine.traces().total() + self.n_compiled,
-            constraint_logmass=problem.constraint_logmass,
             info=info,
             **(self.refined or {}),
         )
 
-    def _snapshot(self):
-        """Sum up the run so far."""
-        state, trace = self.mark.nested, self.ledger.blocks[-1].trace
-        efficiency, logL, running = float(trace["efficiency"][-1]), float(trace["logL"][-1]), state.running
-        return Snapshot(
-            self.mark.iteration, logL, running.logX, running.logZ, running.remaining(state.logL), self.ledger.n_calls, efficiency,
-            self.ledger.elapsed(),
-        )  # fmt: skip
+    def _last_notes(self):
+        """Return the sentences for the summary of the Result."""
+        notes = list(self.notes)
+        if self.cut:
+            left = "; ln Z is that of the nested run." if self.refined is None else ": it had fewer rounds than it wanted."
+            notes.append(self.failure or f"The refine phase was interrupted{left}")
+        return notes + idle_notes(self.ledger.trace())
+
+    def _final(self, status):
+        """Describe what a final Result of this run depends on, beside the state."""
+        refined = self.refine and status is Status.CONVERGED
+        return {
+            "refine": repr(self.refine) if refined else None, "budget": self._refine_budget() if refined else None,
+            "precision": self.schedule.precision,
+        }  # fmt: skip
+
+    def _progress(self):
+        """Return what there is to save."""
+        if self.state is None:
+            return None
+        facts = {"cost": self.schedule.cost, "precision": self.schedule.precision, "rate": self.rate, "notes": self.notes}
+        return Progress(self.state, self.ledger.blocks, {**facts, "jax": version_of("jax")})
 
 
 def _kernel_report(info):
@@ -465,11 +380,3 @@ def _kernel_report(info):
         name: float(np.mean([getattr(r, field) for r in first]))
         for name, field in (("acceptance", "accepted"), ("loss", "loss"), ("scale", "scale"), ("skill", "skill"))
     }
-
-
-@functools.cache
-def _version(name):
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "unknown"

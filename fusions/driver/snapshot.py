@@ -11,13 +11,12 @@ import numpy as np
 from fusions import __version__
 from fusions.algorithms.nested import level as nested
 from fusions.errors import CheckpointError
-from fusions.evidence.ledger import Deaths, merge_blocks, with_names_of_today
+from fusions.evidence.ledger import Deaths, Particles, merge_blocks, with_names_of_today
 from fusions.evidence.volumes import Running
 from fusions.model.likelihood import describe
-from fusions.numerics import in_chunks
 
 N_PROBES = 4  # points whose likelihood is compared when a run is resumed
-LIVE = ("x", "logL", "birth", "blobs", "pool_x", "pool_logL")  # arrays of a NestedState
+FORMER_COLUMN = {"logL_birth": "birth"}  # names in files of columns of the live points
 CLOSE = {"traced": 1e-4, "hosted": 1e-8}  # difference of log L, relative to max(1, |log L|), that another machine may make
 ADVICE = "Type run(..., resume=False) to start afresh in that folder, which removes what is there, or give another folder as checkpoint."
 
@@ -99,8 +98,7 @@ def check_likelihood(directory, problem, evaluator, chunk, probe):
     if problem.noisy:
         return
     x, before = probe["x"], probe["logL"]
-    out = in_chunks(evaluator.rows, x, chunk) if problem.traceable else [evaluator.rows(x)]
-    now = np.concatenate([logL for logL, _ in out])
+    now = np.concatenate([logL for logL, _ in evaluator.batches(x, chunk)])
     differ = ~(np.abs(now - before) <= CLOSE[path_of(problem)] * np.maximum(1, np.abs(before)))
     if differ.any():
         i = int(np.argmax(differ))
@@ -119,25 +117,36 @@ def pack_mark(mark):
     meta = {
         "iteration": mark.iteration, "rng": mark.rng, "n_calls": mark.n_calls, "seconds": mark.seconds,
         "elapsed": mark.elapsed, "passed": mark.passed, "running": list(state.running),
-        "parent_correlation": float(state.parent_correlation), "walk_scale": float(state.walk_scale), "pool_next": list(state.pool_next),
+        "pool_next": list(state.pool.place), **{name: float(value) for name, value in state.controller._asdict().items()},
     }  # fmt: skip
-    arrays = {f"live/{name}": getattr(state, name) for name in LIVE}
+    arrays = {f"live/{FORMER_COLUMN.get(name, name)}": column for name, column in state.live._asdict().items()}
+    arrays |= {"live/pool_x": state.pool.x, "live/pool_logL": state.pool.logL}
     for group in ("params", "info"):
         arrays |= {f"{group}/{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(getattr(state, group)))}
     return meta, arrays
 
 
 def unpack_mark(meta, arrays, engine, n_blocks):
-    """Rebuild a mark with `n_blocks` in the ledger; an engine tells how what its kernel has learned is laid out."""
-    meta, live = with_names_of_today(meta), {name: arrays[f"live/{name}"] for name in LIVE}
-    x, n = live["x"], len(live["x"])
-    people = nested.population(x, np.ones(n, bool), live["pool_x"], live["pool_logL"], np.inf, 0)
+    """Rebuild a mark; an engine tells how what its kernel has learned is laid out.
+
+    Parameters
+    ----------
+    meta, arrays : as from `pack_mark`.
+    engine : Engine
+    n_blocks : blocks of the ledger that belong to it.
+
+    Returns
+    -------
+    RunState
+    """
+    meta = with_names_of_today(meta)
+    live = Particles(*(arrays[f"live/{FORMER_COLUMN.get(name, name)}"] for name in Particles._fields))
+    pool = nested.Pool(arrays["live/pool_x"], arrays["live/pool_logL"], tuple(meta["pool_next"]))
+    people = nested.population(live.x, np.ones(len(live.x), bool), pool, np.inf, 0)
     like = {"params": (jax.eval_shape(engine.init_params, jax.random.key(0), people),) * 2, "info": (engine.blank_info,) * 2}
-    state = nested.NestedState(
-        **live, pool_next=tuple(meta["pool_next"]), running=Running(*meta["running"]),
-        parent_correlation=meta["parent_correlation"], walk_scale=meta["walk_scale"],
-        **{group: engine.layout.placed(_tree(like[group], arrays, group)) for group in like},
-    )  # fmt: skip
+    learned = {group: engine.layout.placed(_tree(like[group], arrays, group)) for group in like}
+    controller = nested.Controller(meta["parent_correlation"], meta["walk_scale"])
+    state = nested.NestedState(live, pool, Running(*meta["running"]), controller, **learned)
     return RunState(state, meta["iteration"], meta["rng"], n_blocks, meta["n_calls"], meta["seconds"], meta["elapsed"], meta["passed"])
 
 
@@ -152,19 +161,24 @@ def _tree(like, arrays, group) -> Any:
 
 def pack_blocks(blocks):
     """Turn blocks of the ledger into one {name: array} to append."""
-    block = merge_blocks(blocks)._asdict()
-    trace = block.pop("trace")
-    return {**{f"dead/{k}": v for k, v in block.items()}, **{f"trace/{k}": v for k, v in trace.items()}}
+    block = merge_blocks(blocks)
+    dead = {**block.dead._asdict(), "slot": block.slot, "uniforms": block.uniforms}
+    return {**{f"dead/{k}": v for k, v in dead.items()}, **{f"trace/{k}": v for k, v in block.trace.items()}}
 
 
 def unpack_records(records):
     """Turn what was appended into blocks of the ledger and the target's values at draws of the refine phase, {digest of x: values}."""
     groups = [{name: _group(record, name) for name in ("dead", "trace", "draws")} for record in records]
-    blocks = [Deaths(**g["dead"], trace=with_names_of_today(g["trace"])) for g in groups if g["dead"]]
-    draws = {}
+    blocks, draws = [_block(g["dead"], g["trace"]) for g in groups if g["dead"]], {}
     for values in (g["draws"] for g in groups if g["draws"]):
         draws[str(values["name"])] = values["logL"], values["blobs"], values["logprior"], int(values["n_calls"])
     return blocks, draws
+
+
+def _block(dead, trace):
+    """Rebuild a block of the ledger from its columns."""
+    particles = Particles(*(dead[name] for name in Particles._fields))
+    return Deaths(particles, dead["slot"], dead["uniforms"], with_names_of_today(trace))
 
 
 def _group(record, name):

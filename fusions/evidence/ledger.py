@@ -11,21 +11,45 @@ TRACE = ("logL", "logX", "n_calls", "acceptance", "efficiency", "unmoved", "loss
 FORMER = {"worth": "skill", "memory": "parent_correlation", "effort": "walk_scale"}  # names in files before December 2026
 
 
-class Deaths(NamedTuple):
-    """What one level (or several, after a checkpoint was read) adds to the ledger.
+class Particles(NamedTuple):
+    """Points and what is known of each.
 
     Attributes
     ----------
-    x : (m, d) dead points; logL, logL_birth : (m,) float64; blobs : (m, b).
-    slot : (m,) place among the live points, -1 if never live.
-    uniforms : (r,) insertion ranks as values in [0, 1).
-    trace : history, {name: (levels,)}.
+    x : (n, d) internal coordinates.
+    logL, logL_birth : (n,) float64 [nats]; the birth of a draw from the prior is NaN.
+    blobs : (n, b) derived parameters.
     """
 
     x: np.ndarray
     logL: np.ndarray
     logL_birth: np.ndarray
     blobs: np.ndarray
+
+    def take(self, index):
+        """Return the particles at an index (m,) or of flags (n,)."""
+        return Particles(*(column[index] for column in self))
+
+    def put(self, index, others):
+        """Return the particles with those at an index (m,) replaced."""
+        columns = Particles(*(column.copy() for column in self))
+        for column, values in zip(columns, others, strict=True):
+            column[index] = values
+        return columns
+
+
+class Deaths(NamedTuple):
+    """What one level (or several, after a checkpoint was read) adds to the ledger.
+
+    Attributes
+    ----------
+    dead : Particles (m,).
+    slot : (m,) place among the live points, -1 if never live.
+    uniforms : (r,) insertion ranks as values in [0, 1).
+    trace : history, {name: (levels,)}.
+    """
+
+    dead: Particles
     slot: np.ndarray
     uniforms: np.ndarray
     trace: dict
@@ -37,21 +61,25 @@ class Ledger:
     Attributes
     ----------
     blocks : list of `Deaths`.
-    n_calls : likelihood evaluations.
     seconds : time in "compile", in "likelihood", "training" and "ode" of the nested run, and in the rest of the "refine" phase.
     """
 
     def __init__(self):
         """Start empty, with the clock running."""
         self.blocks = []
-        self.n_calls = 0
         self.seconds = dict.fromkeys(("compile", "likelihood", "training", "ode", "refine"), 0.0)
         self._start = time.perf_counter()
 
-    def append(self, x, logL, logL_birth, blobs, slot, uniforms=(), trace=None):
-        """Append a block of dead points, the ranks of their replacements and one level's history, all together."""
+    def append(self, dead, slot, uniforms=(), trace=None):
+        """Append dead particles, the ranks of their replacements and one level's history, all together.
+
+        Parameters
+        ----------
+        dead : Particles (m,); slot : (m,) their places among the live points, -1 if never live.
+        uniforms : (r,) insertion ranks; trace : {name: number} of one level, or None.
+        """
         history = {name: np.array([value]) for name, value in (trace or {}).items()}
-        self.blocks.append(Deaths(x, logL, logL_birth, blobs, slot, np.asarray(uniforms, np.float64), history))
+        self.blocks.append(Deaths(dead, slot, np.asarray(uniforms, np.float64), history))
 
     def trace(self):
         """Return the history, {name: (levels,)}."""
@@ -70,28 +98,28 @@ class Ledger:
         total = self.elapsed()
         return {**self.seconds, "rest": total - sum(self.seconds.values()), "total": total}
 
-    def parts(self, state, name):
-        """List a column block by block, then that of the live points of a NestedState; "x", "logL", "logL_birth" or "blobs"."""
-        live = {"x": state.x, "logL": state.logL, "logL_birth": state.birth, "blobs": state.blobs}
-        return [*(getattr(b, name) for b in self.blocks), live[name]]
+    def parts(self, live, name):
+        """List a column of the dead block by block, then that of the live Particles."""
+        return [*(getattr(block.dead, name) for block in self.blocks), getattr(live, name)]
 
-    def joined(self, state, *names):
-        """Return columns of the dead followed by the live points of a NestedState."""
-        return tuple(np.concatenate(self.parts(state, name)) for name in names)
+    def joined(self, live, name):
+        """Return a column of the dead followed by the live Particles."""
+        return np.concatenate(self.parts(live, name))
 
-    def points(self, state):
-        """Return the dead and live points as `Points` with their posterior weights."""
-        x, logL, logL_birth = self.joined(state, "x", "logL", "logL_birth")
-        slot = np.concatenate([*(b.slot for b in self.blocks), np.arange(len(state.logL))])
+    def points(self, live):
+        """Return the dead and live Particles as `Points` with their posterior weights."""
+        x, logL, logL_birth = (self.joined(live, name) for name in ("x", "logL", "logL_birth"))
+        slot = np.concatenate([*(block.slot for block in self.blocks), np.arange(len(live.logL))])
         evidence = evaluate_ledger(logL, logL_birth)
-        return Points(x, logL, (slot >= len(state.logL) // 2).astype(int), evidence.logw, evidence.logZ)
+        return Points(x, logL, (slot >= len(live.logL) // 2).astype(int), evidence.logw, evidence.logZ)
 
 
 def merge_blocks(blocks):
     """Join blocks into one."""
-    columns = [np.concatenate(column) for column in zip(*(b[:-1] for b in blocks), strict=True)]
-    names = dict.fromkeys(name for b in blocks for name in b.trace)
-    return Deaths(*columns, {name: np.concatenate([b.trace[name] for b in blocks if b.trace]) for name in names})
+    dead = Particles(*map(np.concatenate, zip(*(block.dead for block in blocks), strict=True)))
+    names = dict.fromkeys(name for block in blocks for name in block.trace)
+    trace = {name: np.concatenate([block.trace[name] for block in blocks if block.trace]) for name in names}
+    return Deaths(dead, *(np.concatenate([getattr(block, name) for block in blocks]) for name in ("slot", "uniforms")), trace)
 
 
 def with_names_of_today(columns):

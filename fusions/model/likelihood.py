@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fusions.errors import LikelihoodError, advice_on
+from fusions.numerics import in_chunks
 from fusions.parallel.pool import check_pool, open_pool
 from fusions.parallel.sharding import ALONE
 from fusions.parallel.tasks import ATTEMPTS, PoolFailure, Task
@@ -31,10 +32,17 @@ class Evaluator(NamedTuple):
     inside : x (n, d), arrays of the data -> (logL (n,), blobs (n, b)) for use inside jit; None for a black box. Without
         arrays they are those of the problem.
     rows : the same for numpy arrays on the host, float64.
+    charge : called with the number of calls that `batches` makes.
     """
 
     inside: Callable | None
     rows: Callable
+    charge: Callable = lambda n_calls: None
+
+    def batches(self, x, size):
+        """Yield logL, blobs of points x (n, d): so many at once where JAX compiles the likelihood, all at once where it does not."""
+        self.charge(len(x))
+        yield from in_chunks(self.rows, x, size) if self.inside is not None else [self.rows(x)]
 
 
 def make_evaluator(problem, layout=ALONE):

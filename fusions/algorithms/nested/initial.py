@@ -8,9 +8,10 @@ import numpy as np
 
 from fusions.algorithms.nested import level as nested
 from fusions.errors import LikelihoodError
+from fusions.evidence.ledger import Particles
 from fusions.evidence.volumes import Running
 from fusions.model.likelihood import describe, reject_invalid, reject_undefined
-from fusions.numerics import in_chunks, keys_of
+from fusions.numerics import keys_of
 
 MAX_PRIOR_DRAWS = 20  # per live point, while looking for points of non-zero likelihood
 N_REPEATS = 4  # points evaluated twice to see whether a black-box likelihood is deterministic
@@ -18,67 +19,72 @@ PILE = 0.05  # share of equal log L values that is worth a warning
 FLOOR = -1e30  # log L at or below this looks like a stand-in for zero likelihood
 
 
-def begin(key, problem, settings, engine, ledger):
+def begin(key, problem, algorithm, schedule, engine, ledger):
     """Draw live points until enough have a likelihood above zero; draws of zero likelihood before the last of them die at once.
 
     Parameters
     ----------
     key : random key.
-    problem, settings, engine, ledger : of the run.
+    problem, algorithm, schedule, engine, ledger : of the run.
 
     Returns
     -------
     NestedState; seconds per likelihood row; list of warnings.
     """
     k_params, k_draw, k_order = keys_of(key, 3)
-    x, logL, blobs, seconds_per_row = _prior_draws(k_draw, problem, settings, engine, ledger)
-    finite = _above_floor(logL, settings.n_live)
+    n = algorithm.n_live
+    drawn, seconds_per_row = _prior_draws(k_draw, problem, n, nested.batch_size(n, schedule.kill)[1], engine.evaluator)
+    logL, finite = drawn.logL, _above_floor(drawn.logL, n)
     if not finite.any():
         raise _nothing_found(logL)
     if not (problem.traceable or problem.noisy):
-        _check_deterministic(problem, engine, x[finite], logL[finite], ledger)
-    n = settings.n_live
+        _check_deterministic(problem, engine.evaluator, drawn.take(finite))
     live = np.sort(np.argsort(~finite, kind="stable")[:n])
     n_drawn = live[-1] + 1 if finite.sum() >= n else len(logL)
     zero = np.setdiff1d(np.arange(n_drawn), live)
     zero = zero[np.argsort(logL[zero], kind="stable")]
-    ledger.append(x[zero], logL[zero], np.full(len(zero), np.nan), blobs[zero], np.full(len(zero), -1))
+    ledger.append(drawn.take(zero), np.full(len(zero), -1))
     running = Running().kill(logL[zero], n_drawn) if len(zero) else Running()
     live = live[np.random.default_rng(np.asarray(jax.random.key_data(k_order))).permutation(n)]
-    pool, alive = nested.empty_pool(x[live]), np.ones(n, bool)
+    chosen = drawn.take(live)
+    pool, alive = nested.Pool.empty(chosen.x), np.ones(n, bool)
     params = tuple(
-        engine.init_params(k, nested.population(x[live], alive, *pool[:2], np.inf, 1 - half))
+        engine.init_params(k, nested.population(chosen.x, alive, pool, np.inf, 1 - half))
         for half, k in enumerate(jax.random.split(k_params))
     )
-    info = (engine.blank_info,) * 2
-    state = nested.NestedState(
-        x[live], logL[live], np.full(n, np.nan), blobs[live], *pool, running, 0.0, nested.least_walk_scale(settings, 1.0), params, info
-    )
+    controller = nested.Controller(0.0, nested.least_walk_scale(n, schedule, 1.0))
+    state = nested.NestedState(chosen, pool, running, controller, params, (engine.blank_info,) * 2)
     return state, seconds_per_row, _suspicious(logL[np.isfinite(logL)])
 
 
-def _prior_draws(key, problem, settings, engine, ledger):
-    """Draw and evaluate batches of n_live points until n_live have a log L above the floor or the limit is reached."""
-    n, chunk = settings.n_live, nested.batch_size(settings)[1]
-    x, columns, seconds = [], [], []
+def _prior_draws(key, problem, n, chunk, evaluator):
+    """Draw and evaluate batches of n points until n have a log L above the floor or the limit is reached.
 
-    def timed(rows):
-        clock = time.perf_counter()
-        out = engine.evaluator.rows(rows)
-        seconds.append((time.perf_counter() - clock) / len(rows))
-        return out
+    Parameters
+    ----------
+    key : random key; problem : Problem.
+    n : live points; chunk : rows of a traced likelihood that are evaluated at once.
+    evaluator : Evaluator
 
+    Returns
+    -------
+    Particles; seconds per likelihood row.
+    """
+    x, columns, seconds, at_once = [], [], [], chunk if problem.traceable else n
     for i in range(MAX_PRIOR_DRAWS):
         x.append(problem.prior.sample(jax.random.fold_in(key, i), n))
-        ledger.n_calls += n
-        columns += in_chunks(timed, x[-1], chunk) if problem.traceable else [timed(x[-1])]
+        clock = time.perf_counter()
+        for column in evaluator.batches(x[-1], chunk):
+            columns.append(column)
+            seconds.append((time.perf_counter() - clock) / at_once)
+            clock = time.perf_counter()
         logL, blobs = (np.concatenate(column) for column in zip(*columns, strict=True))
         if not np.isfinite(logL[-n:]).all():
             reject_undefined(problem, x[-1])
         reject_invalid(problem, np.concatenate(x), logL)
         if _above_floor(logL, n).sum() >= n:
             break
-    return np.concatenate(x), logL, blobs, float(np.median(seconds))
+    return Particles(np.concatenate(x), logL, np.full(len(logL), np.nan), blobs), float(np.median(seconds))
 
 
 def _above_floor(logL, n):
@@ -107,10 +113,10 @@ def _nothing_found(logL):
     )
 
 
-def _check_deterministic(problem, engine, x, logL, ledger):
-    """Evaluate a few points again; a likelihood that gives other values is refused."""
-    again, _ = engine.evaluator.rows(x[:N_REPEATS])
-    ledger.n_calls += len(again)
+def _check_deterministic(problem, evaluator, particles):
+    """Evaluate a few particles again; a likelihood that gives other values is refused."""
+    x, logL = particles.x, particles.logL
+    again = next(evaluator.batches(x[:N_REPEATS], N_REPEATS))[0]
     differ = again != logL[: len(again)]
     if differ.any():
         i = int(np.argmax(differ))

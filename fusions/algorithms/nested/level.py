@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from fusions.evidence.ledger import Particles
 from fusions.evidence.volumes import Running, insertion_uniforms
 from fusions.types import Population, Walkers
 
@@ -13,9 +14,7 @@ POOL = 4  # visited points kept per live point
 TARGET_CORRELATION = 0.22  # rank correlation of parents and replacements
 CORRELATION_RATE, WALK_SCALE_RATE = 0.1, 0.5  # per level
 FULL_POPULATION = 1000  # live points at which walks have their nominal length; fewer train worse flows and get longer walks
-MAX_WALK_SCALE = {"cheap": 10.0, "expensive": 2.0}
-UNTRAINED_WALK_FACTOR = 4.0  # walks are longer by up to this where the flow has not learned, which leaves them to local moves
-MAX_WALK_FACTOR = 20.0  # longest walks then
+MAX_WALK_FACTOR = 20.0  # longest walks of kernels whose flow has not learned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,61 +37,99 @@ class Nested:
     cost: str | None
 
 
+class Pool(NamedTuple):
+    """Points that the chains of each half visited lately, to train on.
+
+    Attributes
+    ----------
+    x : (2, p, d); logL : (2, p), -inf where there is none.
+    place : of the next entry, per half.
+    """
+
+    x: np.ndarray
+    logL: np.ndarray
+    place: tuple[int, int]
+
+    @classmethod
+    def empty(cls, x):
+        """Make the pool of live points x (n, d), with room for `POOL` each."""
+        size = POOL * (len(x) // 2)
+        return cls(np.repeat(x[None, :1], 2, axis=0).repeat(size, axis=1), np.full((2, size), -np.inf), (0, 0))
+
+    def with_trail(self, half, parents_logL, walk):
+        """Write where the chains (m,) of one half stood, except at their ends, from `place` on, round and round."""
+        x, logL, place = self.x.copy(), self.logL.copy(), list(self.place)
+        new = np.isfinite(walk.trail_logL) & (walk.trail_logL != parents_logL) & (walk.trail_logL != walk.logL)
+        index = (place[half] + np.arange(new.sum())) % logL.shape[1]
+        x[half, index], logL[half, index] = walk.trail_x[new], walk.trail_logL[new]
+        place[half] = int(place[half] + new.sum()) % logL.shape[1]
+        return Pool(x, logL, tuple(place))
+
+
+class Controller(NamedTuple):
+    """What steers the length of walks.
+
+    Attributes
+    ----------
+    parent_correlation : running estimate of the correlation between the log L ranks of parents and replacements.
+    walk_scale : factor on the length of walks.
+    """
+
+    parent_correlation: float
+    walk_scale: float
+
+
 class NestedState(NamedTuple):
     """Live points and the evidence so far, on the host. Points [0, n/2) are one half, [n/2, n) the other.
 
     Attributes
     ----------
-    x : (n, d); logL, birth : (n,) float64, birth NaN for prior draws; blobs : (n, b).
-    pool_x, pool_logL : (2, p, d), (2, p) points that the chains of each half visited lately, to train on; -inf where there is none.
-    pool_next : place of the next entry, per half.
+    live : Particles of the n live points.
+    pool : Pool
     running : evidence so far.
-    parent_correlation : running estimate of the correlation between the log L ranks of parents and replacements.
-    walk_scale : factor on the length of walks, steered by `parent_correlation`.
+    controller : Controller
     params : parameters of the kernel that moves each half, learned from the other half.
     info : that kernel's last report, per half.
     """
 
-    x: np.ndarray
-    logL: np.ndarray
-    birth: np.ndarray
-    blobs: np.ndarray
-    pool_x: np.ndarray
-    pool_logL: np.ndarray
-    pool_next: tuple
+    live: Particles
+    pool: Pool
     running: Running
-    parent_correlation: float
-    walk_scale: float
+    controller: Controller
     params: tuple
     info: tuple
 
 
 class Level(NamedTuple):
-    """What one level did: the dead in order of log L and their slots, ranks as uniforms, the contour, unmoved chains, the walks."""
+    """What one level did.
 
-    dead_x: np.ndarray
-    dead_logL: np.ndarray
-    dead_birth: np.ndarray
-    dead_blobs: np.ndarray
-    dead_slot: np.ndarray
+    Attributes
+    ----------
+    dead : Particles that died, the lowest log L first; slot : (m,) their places among the live points.
+    uniforms : insertion ranks of the replacements as values in [0, 1).
+    threshold : log L of the contour [nats].
+    n_unmoved : replacements that never moved.
+    walks : `Walk` of each batch of chains.
+    """
+
+    dead: Particles
+    slot: np.ndarray
     uniforms: np.ndarray
     threshold: float
     n_unmoved: int
     walks: list
 
 
-def batch_size(settings):
+def batch_size(n_live, kill):
     """Return (deaths per level, chains per half): the halves share the deaths unevenly, so there is some slack."""
-    deaths = max(1, round(settings.kill * settings.n_live))
+    deaths = max(1, round(kill * n_live))
     return deaths, int(np.ceil(deaths / 2 + 1.2 * np.sqrt(deaths)))
 
 
-def least_walk_scale(settings, skill):
+def least_walk_scale(n_live, schedule, skill):
     """Return the smallest factor on the length of walks: longer ones where calls are cheap and the flow is bad or has few points."""
-    if settings.cost == "expensive":
-        return 1.0
-    nominal = min(max((FULL_POPULATION / settings.n_live) ** 1.5, 1.0), MAX_WALK_SCALE["cheap"])
-    return min(nominal * (1 + UNTRAINED_WALK_FACTOR * (1 - skill)), MAX_WALK_FACTOR)
+    nominal = min(max((FULL_POPULATION / n_live) ** 1.5, 1.0), schedule.max_nominal_scale)
+    return min(nominal * (1 + schedule.untrained_walk_factor * (1 - skill)), MAX_WALK_FACTOR)
 
 
 def skill_of(info):
@@ -115,33 +152,28 @@ def select_deaths(logL, deaths):
     return logL <= threshold, float(threshold)
 
 
-def empty_pool(x):
-    """Make pool_x, pool_logL and pool_next for live points x (n, d)."""
-    size = POOL * (len(x) // 2)
-    return np.repeat(x[None, :1], 2, axis=0).repeat(size, axis=1), np.full((2, size), -np.inf), (0, 0)
-
-
-def population(x, alive, pool_x, pool_logL, threshold, half):
+def population(x, alive, pool, threshold, half):
     """Make the population that a kernel learns from: what one half owns above the contour.
 
     Its live points, and the points that its chains passed through and that are still above the contour: they sample the same
     constrained prior, and a flow needs many. If there are too few of both, the half's dying points are taken along.
+
+    Parameters
+    ----------
+    x : (n, d) live points; alive : (n,) flags.
+    pool : Pool
+    threshold : log L of the contour [nats].
+    half : 0 or 1, which learns.
+
+    Returns
+    -------
+    Population
     """
     slots = half_slots(len(x), half)
-    own, visited = alive[slots].astype(x.dtype), (pool_logL[half] > threshold).astype(x.dtype)
+    own, visited = alive[slots].astype(x.dtype), (pool.logL[half] > threshold).astype(x.dtype)
     if own.sum() + visited.sum() < 2 * x.shape[1] + 2:
         own[:] = 1.0
-    return Population(np.concatenate([x[slots], pool_x[half]]), np.concatenate([own, visited]))
-
-
-def remember_trail(pool_x, pool_logL, place, parents_logL, out):
-    """Write where chains stood, except at their ends, into a pool (p, d) from `place` on, round and round; returns the next place."""
-    n_chains = len(parents_logL)
-    x, logL = out.trail_x[:, :n_chains], out.trail_logL[:, :n_chains]
-    new = np.isfinite(logL) & (logL != parents_logL) & (logL != out.logL[:n_chains])
-    index = (place + np.arange(new.sum())) % len(pool_logL)
-    pool_x[index], pool_logL[index] = x[new], logL[new]
-    return int(place + new.sum()) % len(pool_logL)
+    return Population(np.concatenate([x[slots], pool.x[half]]), np.concatenate([own, visited]))
 
 
 def choose_parents(rng, dead, half):
@@ -160,7 +192,7 @@ def choose_parents(rng, dead, half):
     return slots, np.concatenate([np.empty(0, int), *(rng.permutation(survivors) for _ in range(rounds))])[: len(slots)]
 
 
-def step(key, rng, state, settings, tune, walk):
+def step(key, rng, state, algorithm, schedule, tune, walk):
     """Kill the lowest points and replace them: each half in turn by walks of a kernel tuned on the other half as it then is.
 
     Parameters
@@ -168,7 +200,8 @@ def step(key, rng, state, settings, tune, walk):
     key : random key of this level.
     rng : numpy Generator of the run.
     state : NestedState
-    settings : Nested
+    algorithm : Nested
+    schedule : Schedule
     tune : (key, population, params, info) -> params.
     walk : a driver's walk (key, params, walkers, threshold) -> Walk.
 
@@ -176,72 +209,75 @@ def step(key, rng, state, settings, tune, walk):
     -------
     NestedState, Level
     """
-    deaths, chains = batch_size(settings)
-    dead, threshold = select_deaths(state.logL, deaths)
-    x, logL, blobs = state.x.copy(), state.logL.copy(), state.blobs.copy()
-    pool_x, pool_logL, pool_next = state.pool_x.copy(), state.pool_logL.copy(), list(state.pool_next)
-    params, info, alive, walks, n_unmoved = list(state.params), list(state.info), ~dead, [], 0
-    before, after = [], []
+    deaths, n_chains = batch_size(algorithm.n_live, schedule.kill)
+    dead, threshold = select_deaths(state.live.logL, deaths)
+    live, pool, alive, params, info = state.live, state.pool, ~dead, list(state.params), list(state.info)
+    walks, slots, parents = [], [], []
     for half, k_half in enumerate(jax.random.split(key)):
         k_tune, k_walk = jax.random.split(k_half)
-        params[half] = tune(k_tune, population(x, alive, pool_x, pool_logL, threshold, 1 - half), params[half], info[half])
-        slots, parents = choose_parents(rng, dead, half)
-        for i in range(0, len(slots), chains):
-            rows = slots[i : i + chains]
-            start = _walkers(state, parents[i : i + chains], chains)
-            out = walk(jax.random.fold_in(k_walk, i), params[half], start, threshold)
-            x[rows], logL[rows], blobs[rows] = out.x[: len(rows)], out.logL[: len(rows)], out.blobs[: len(rows)]
-            pool_next[half] = remember_trail(pool_x[half], pool_logL[half], pool_next[half], state.logL[parents[i : i + chains]], out)
-            info[half] = out.info
-            walks.append(out)
-            n_unmoved += int((~out.moved[: len(rows)]).sum())
-        alive[slots] = True
-        before.append(state.logL[parents])
-        after.append(logL[slots])
-    order = np.flatnonzero(dead)[np.argsort(state.logL[dead], kind="stable")]
-    parent_correlation, walk_scale = steer(state, settings, info, state.logL[~dead], np.concatenate(before), np.concatenate(after))
-    uniforms = insertion_uniforms(rng, state.logL[~dead], logL[dead])
-    level = Level(state.x[order], state.logL[order], state.birth[order], state.blobs[order], order, uniforms, threshold, n_unmoved, walks)
-    birth = np.where(dead, threshold, state.birth)
-    running = state.running.kill(state.logL[order], len(dead))
-    return NestedState(
-        x, logL, birth, blobs, pool_x, pool_logL, tuple(pool_next), running, parent_correlation, walk_scale, tuple(params), tuple(info)
-    ), level
+        params[half] = tune(k_tune, population(live.x, alive, pool, threshold, 1 - half), params[half], info[half])
+        mine, starts = choose_parents(rng, dead, half)
+        slots.append(mine)
+        parents.append(state.live.logL[starts])
+        for i in range(0, len(mine), n_chains):
+            rows = mine[i : i + n_chains]
+            walkers = _walkers(state, starts[i : i + n_chains], n_chains)
+            walks.append(_first(len(rows), walk(jax.random.fold_in(k_walk, i), params[half], walkers, threshold)))
+            live = live.put(rows, Particles(walks[-1].x, walks[-1].logL, np.full(len(rows), threshold), walks[-1].blobs))
+            pool, info[half] = pool.with_trail(half, parents[half][i : i + n_chains], walks[-1]), walks[-1].info
+        alive[mine] = True
+    order, survivors = np.flatnonzero(dead)[np.argsort(state.live.logL[dead], kind="stable")], state.live.logL[~dead]
+    r = rank_correlation(survivors, np.concatenate(parents), live.logL[np.concatenate(slots)])
+    controller = steer(state.controller, r, schedule, least_walk_scale(algorithm.n_live, schedule, skill_of(info)))
+    uniforms = insertion_uniforms(rng, survivors, live.logL[dead])
+    running = state.running.kill(state.live.logL[order], len(dead))
+    level = Level(state.live.take(order), order, uniforms, threshold, sum(int((~walk.moved).sum()) for walk in walks), walks)
+    return NestedState(live, pool, running, controller, tuple(params), tuple(info)), level
 
 
-def steer(state, settings, info, survivors, parents, children):
-    """Update the correlation of replacements with their parents and the length of walks that keeps it near its target.
-
-    Replacements that remember their parents keep the live points' fluctuations alive, which inflates the scatter of ln Z by about
-    sqrt((1 + parent_correlation) / (1 - parent_correlation)).
+def rank_correlation(survivors, parents, children):
+    """Compute the correlation of the ranks of log L between parents (m,) and their replacements, among the live points that stay.
 
     Parameters
     ----------
-    state : NestedState
-    settings : Nested
-    info : the kernels' reports on the last walks.
-    survivors, parents, children : log L of the live points that stay, of those that walks started from, of where they ended.
+    survivors, parents, children : log L of the live points that stay, of those that walks started from, of where they ended [nats].
+    """
+    ranks = [np.searchsorted(np.sort(survivors), logL, side="right") / len(survivors) - 0.5 for logL in (parents, children)]
+    return 12 * float(np.mean(ranks[0] * ranks[1]))
+
+
+def steer(controller, correlation, schedule, least):
+    """Update the correlation of replacements with their parents, and the length of walks that keeps it near its target.
+
+    Replacements that remember their parents keep the live points' fluctuations alive, which inflates the scatter of ln Z by about
+    sqrt((1 + r) / (1 - r)).
+
+    Parameters
+    ----------
+    controller : Controller
+    correlation : of this level's replacements.
+    schedule : Schedule
+    least : the smallest factor on the length of walks.
 
     Returns
     -------
-    parent_correlation, walk_scale
+    Controller
     """
-    ranks = [np.searchsorted(np.sort(survivors), logL, side="right") / len(survivors) - 0.5 for logL in (parents, children)]
-    now = 12 * float(np.mean(ranks[0] * ranks[1]))
-    parent_correlation = (1 - CORRELATION_RATE) * state.parent_correlation + CORRELATION_RATE * now
-    walk_scale = min(state.walk_scale * np.exp(WALK_SCALE_RATE * (parent_correlation - TARGET_CORRELATION)), MAX_WALK_SCALE[settings.cost])
-    return parent_correlation, max(walk_scale, least_walk_scale(settings, skill_of(info)))
+    r = (1 - CORRELATION_RATE) * controller.parent_correlation + CORRELATION_RATE * correlation
+    scale = min(controller.walk_scale * np.exp(WALK_SCALE_RATE * (r - TARGET_CORRELATION)), schedule.max_walk_scale)
+    return Controller(r, max(scale, least))
 
 
-def _walkers(state, parents, chains):
+def _walkers(state, parents, n_chains):
     """Pack parents into a batch of fixed size; padding rows are inactive."""
-    index = np.full(chains, parents[0])
+    index = np.full(n_chains, parents[0])
     index[: len(parents)] = parents
-    dtype = state.x.dtype
-    return Walkers(
-        state.x[index],
-        state.logL[index].astype(dtype),
-        state.blobs[index].astype(dtype),
-        np.arange(chains) < len(parents),
-        np.asarray(state.walk_scale, dtype),
-    )
+    start, dtype = state.live.take(index), state.live.x.dtype
+    active = np.arange(n_chains) < len(parents)
+    return Walkers(start.x, start.logL.astype(dtype), start.blobs.astype(dtype), active, np.asarray(state.controller.walk_scale, dtype))
+
+
+def _first(n, walk):
+    """Keep the first n chains of a `Walk`."""
+    columns = {name: getattr(walk, name)[:n] for name in ("x", "logL", "blobs", "moved")}
+    return walk._replace(**columns, trail_x=walk.trail_x[:, :n], trail_logL=walk.trail_logL[:, :n])

@@ -1,0 +1,111 @@
+"""Assemble the Result of a run from what was computed."""
+
+import functools
+from importlib.metadata import PackageNotFoundError, version
+
+import jax
+import numpy as np
+
+from fusions.driver.redraw import Source, flow_arrays
+from fusions.driver.snapshot import path_of
+from fusions.model.likelihood import theta_of
+from fusions.results.result import Result
+
+PACKAGES = ("fusions", "jax", "flax", "optax", "diffrax", "numpy")
+IDLE = 0.5  # skill of a flow below which the summary says so
+
+
+@functools.cache
+def version_of(name):
+    """Return the version of an installed package."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def assemble(problem, ledger, live, status, **fields):
+    """Make the Result of the dead in a ledger and the live Particles.
+
+    Parameters
+    ----------
+    problem : Problem; ledger : Ledger; live : Particles; status : Status.
+    **fields : the other fields of the Result.
+
+    Returns
+    -------
+    Result
+    """
+    blobs = ledger.joined(live, "blobs")
+    return Result(
+        names=problem.names,
+        n_params=len(problem.prior.names),
+        labels=dict(problem.labels),
+        theta=theta_of(problem, ledger.parts(live, "x"), blobs),
+        logL=ledger.joined(live, "logL"),
+        logL_birth=ledger.joined(live, "logL_birth"),
+        n_live=len(live.logL),
+        status=status,
+        insertion_uniforms=np.concatenate([block.uniforms for block in ledger.blocks]),
+        level_trace=ledger.trace(),
+        seconds=ledger.clocks(),
+        constraint_logmass=problem.constraint_logmass,
+        **fields,
+    )
+
+
+def facts_of(problem, key, settings):
+    """Return the JSON-able facts that a Result keeps of a run, but warnings.
+
+    Parameters
+    ----------
+    problem : Problem; key : seed; settings : of the algorithm.
+    """
+    return {
+        "seed": key, "path": path_of(problem), "fingerprint": problem.fingerprint(), "data": problem.data_digest(),
+        "settings": repr(settings), "versions": {name: version_of(name) for name in PACKAGES},
+    }  # fmt: skip
+
+
+def idle_notes(trace):
+    """Say at how many levels the flow had learned nothing."""
+    idle, n_levels = int(np.sum(trace["skill"] < IDLE)), len(trace["skill"])
+    text = f"The flow had learned nothing at {idle} of {n_levels} levels; walks were lengthened there and rely on slice moves."
+    return [text] if idle else []
+
+
+def refined_fields(found, problem, settings, leave, n_calls):
+    """Turn what the refine phase found into fields of a Result; where a constraint cuts the prior, its norm adds an error.
+
+    Parameters
+    ----------
+    found : Refined; problem : Problem; settings : Refine.
+    leave : coordinates (n, d) of the draws -> internal coordinates.
+    n_calls : likelihood calls of the phase.
+    """
+    norm_err, (bridged, bridged_err) = problem.constraint_logmass[1], found.bridge
+    summary = {
+        "importance": (found.importance.logZ, float(np.hypot(found.importance.logZ_err, norm_err))),
+        "bridge": (bridged, float(np.hypot(bridged_err, norm_err))), "coverage": found.coverage,
+        "uncovered": found.uncovered,
+        "ess": found.importance.ess, "khat": found.importance.khat, "n_draws": len(found.draws.x),
+        "n_calls": n_calls, "ode_error": found.ode_error, "rounds": found.rounds.tolist(),
+        "chains": {key: getattr(found.chains, key) for key in ("n_moves", "n_trajectories", "drift", "settled")},
+        "modes": found.modes.tolist() if len(found.modes) > 1 else [], "finds": _finds_fields(found.finds, problem, leave),
+        "settings": repr(settings),
+    }  # fmt: skip
+    draws = {"draws": theta_of(problem, [leave(found.draws.x)], found.draws.blobs), "draws_logw": found.draws.logw}
+    flows = jax.tree.map(np.asarray, found.flows)
+    return {"refined": summary, **draws, "flows": flow_arrays(flows), "source": Source(problem, settings, flows)}
+
+
+def _finds_fields(finds, problem, leave):
+    """Turn each `Find` into a JSON-able dict, its place into the values of the parameters."""
+    names, theta_rows = problem.prior.names, problem.prior.theta_rows
+    return [
+        {
+            "name": find.name, "logZ": find.estimate.logZ, "logZ_err": find.estimate.logZ_err, "khat": find.estimate.khat,
+            "logL": find.logL, "at": dict(zip(names, theta_rows(leave(find.x[None]))[0].tolist(), strict=True)),
+        }
+        for find in finds
+    ]  # fmt: skip
