@@ -8,7 +8,7 @@ _EXPORTS = {
     "run": "fusions.driver.run",
     "cache_programs": "fusions.driver.run",
     "clear_cache": "fusions.driver.compiled",
-    "Refine": "fusions.algorithms.refine.phase",
+    "Refine": "fusions.algorithms.refine.settings",
     "attach": "fusions.driver.redraw",
     "hot_start": "fusions.driver.hot_start",
     "from_numpyro": "fusions.adapters",

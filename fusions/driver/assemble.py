@@ -83,18 +83,19 @@ def refined_fields(found, problem, settings, leave, n_calls):
     leave : coordinates (n, d) of the draws -> internal coordinates.
     n_calls : likelihood calls of the phase.
     """
-    norm_err, (bridged, bridged_err) = problem.constraint_logmass[1], found.bridge
+    norm_err, checks = problem.constraint_logmass[1], found.bridged
+    bridged, bridged_err = checks.bridge
     summary = {
         "importance": (found.importance.logZ, float(np.hypot(found.importance.logZ_err, norm_err))),
-        "bridge": (bridged, float(np.hypot(bridged_err, norm_err))), "coverage": found.coverage,
-        "uncovered": found.uncovered,
-        "ess": found.importance.ess, "khat": found.importance.khat, "n_draws": len(found.draws.x),
+        "bridge": (bridged, float(np.hypot(bridged_err, norm_err))), "coverage": checks.coverage,
+        "uncovered": checks.uncovered,
+        "ess": found.importance.ess, "khat": found.importance.khat, "n_draws": len(found.draws.u),
         "n_calls": n_calls, "ode_error": found.ode_error, "rounds": found.rounds.tolist(),
         "chains": {key: getattr(found.chains, key) for key in ("n_moves", "n_trajectories", "drift", "settled")},
         "modes": found.modes.tolist() if len(found.modes) > 1 else [], "finds": _finds_fields(found.finds, problem, leave),
         "settings": repr(settings),
     }  # fmt: skip
-    draws = {"draws": theta_of(problem, [leave(found.draws.x)], found.draws.blobs), "draws_logw": found.draws.logw}
+    draws = {"draws": theta_of(problem, [leave(found.draws.u)], found.draws.blobs), "draws_logw": found.draws.logw}
     flows = jax.tree.map(np.asarray, found.flows)
     return {"refined": summary, **draws, "flows": flow_arrays(flows), "source": Source(problem, settings, flows)}
 
@@ -105,7 +106,7 @@ def _finds_fields(finds, problem, leave):
     return [
         {
             "name": find.name, "logZ": find.estimate.logZ, "logZ_err": find.estimate.logZ_err, "khat": find.estimate.khat,
-            "logL": find.logL, "at": dict(zip(names, theta_rows(leave(find.x[None]))[0].tolist(), strict=True)),
+            "logL": find.logL, "at": dict(zip(names, theta_rows(leave(find.u[None]))[0].tolist(), strict=True)),
         }
         for find in finds
     ]  # fmt: skip

@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fusions.algorithms.refine.phase import BATCH, Tools
+from fusions.algorithms.refine.chains import GRADIENT_CALLS
+from fusions.algorithms.refine.draws import RefineFunctions, RefineSpace
+from fusions.algorithms.refine.settings import BATCH
 from fusions.flows.defensive import has_velocity
 from fusions.kernels.base import Kernel
 from fusions.kernels.hamiltonian import differentiable, make_trajectory
@@ -29,7 +31,7 @@ def clear_cache():
     A traced likelihood takes 40 MB for its programs, of which `PROBLEMS` are kept, and 4 MB in caches of JAX. Type this in loops over
     hundreds of models. A run that comes after finds its programs on disk.
     """
-    for kept in (_kernel, _chains, _flow, _coordinates, _engine, _tools):
+    for kept in (_kernel, _chains, _flow, _coordinates, _engine, _refine_functions):
         kept.cache_clear()
     jax.clear_caches()
 
@@ -95,7 +97,7 @@ def _chains(settings, space, precision):
 
 @functools.lru_cache(maxsize=SHAPES)
 def _flow(settings, space, precision):
-    """Make what the `Tools` take from a flow, the compiled prior density, and their `Counted`."""
+    """Make what the `RefineFunctions` take from a flow, the compiled prior density, and their `Counted`."""
     del precision
     counted = Counted(space.layout)
     return *_of_flow(settings.build(space), counted), jax.jit(space.logprior), counted
@@ -168,23 +170,38 @@ def _space(problem, layout):
     return problem.space()._replace(layout=layout, n_blobs=0)
 
 
-def make_tools(problem, settings, layout=ALONE):
+def make_functions(problem, settings, layout=ALONE):
     """Build the compiled functions of a `Problem` with the settings of a refine phase, once per `Layout` and form of a problem.
 
     Returns
     -------
-    Tools, () -> how often each function was traced so far, for whichever problem
+    RefineFunctions, whose target returns its likelihood calls too; () -> how often each function was traced so far, for whichever problem
     """
-    tools, traces = _tools(problem.form(), problem.program(), settings.kernel, settings.flow, layout, jnp.result_type(float))
+    functions, traces = _refine_functions(problem.form(), problem.program(), settings.kernel, settings.flow, layout, jnp.result_type(float))
     if problem.arrays:
         arrays = layout.placed(problem.arrays)
-        target, trajectory = functools.partial(tools.target, arrays=arrays), tools.trajectory
-        tools = tools._replace(target=target, trajectory=trajectory and functools.partial(trajectory, arrays=arrays))
-    return tools, traces
+        target, trajectory = functools.partial(functions.target, arrays=arrays), functions.trajectory
+        functions = functions._replace(target=target, trajectory=trajectory and functools.partial(trajectory, arrays=arrays))
+    return functions, traces
+
+
+def charging(functions, budget):
+    """Return `RefineFunctions` whose likelihood calls a `Budget` is charged with, and whose target returns them no more."""
+
+    def target(u):
+        *values, n_calls = functions.target(u)
+        budget.charge(n_calls)
+        return tuple(values)
+
+    def trajectory(key, u, widths, step, n_steps):
+        budget.charge(GRADIENT_CALLS * len(u) * (n_steps + 1))
+        return functions.trajectory(key, u, widths, step, n_steps)
+
+    return functions._replace(target=target, trajectory=functions.trajectory and trajectory)
 
 
 @functools.lru_cache(maxsize=PROBLEMS)
-def _tools(problem, program, kernel, flow, layout, precision):
+def _refine_functions(problem, program, kernel, flow, layout, precision):
     del program
     space, enter, leave, latent, bounds = _coordinates(_space(problem, layout), problem.prior.bounded, precision)
     evaluator, own = make_evaluator(problem, layout), Counted(layout)
@@ -208,15 +225,15 @@ def _tools(problem, program, kernel, flow, layout, precision):
         return logL, blobs, inside, int(wanted.sum())
 
     trajectory = _trajectory(problem, space, latent, bounds, own)
-    tools = Tools(
-        init, fit, flow.training.held_out, draw, host(roundtrip), host(logq), target, logprior, moves, trajectory,
-        space.periodic, bounds, enter, leave,
+    functions = RefineFunctions(
+        RefineSpace(space.periodic, bounds, enter, leave), init, fit, flow.training.held_out, draw, host(roundtrip), host(logq), target,
+        logprior, moves, trajectory,
     )  # fmt: skip
-    return tools, lambda: of_moves.traces + of_flow.traces + own.traces
+    return functions, lambda: of_moves.traces + of_flow.traces + own.traces
 
 
 def _of_flow(flow, counted):
-    """Compile what the `Tools` take from a flow, with and without a velocity: each when it is first needed."""
+    """Compile what the `RefineFunctions` take from a flow, with and without a velocity: each when it is first needed."""
     both = (False, True)
     fits = [counted("refine", lambda key, state, x, on=on: flow.fit(key, state, x, with_velocity=on)[0]) for on in both]
     samples = [counted("draw", lambda key, state, on=on: flow.sample(key, state, BATCH, with_velocity=on)) for on in both]

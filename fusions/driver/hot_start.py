@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fusions.driver.compiled import make_tools
+from fusions.driver.compiled import make_functions
 from fusions.errors import OptionError
 from fusions.flows.cnf import coordinates
 from fusions.flows.gaussian_mixture import draw_mixture, fit_components, mixed, mixture_logprob, standard_components, widened
@@ -93,11 +93,11 @@ def hot_start(problem, result):
 
 def _near(source, space):
     """Fit Gaussians to draws of the flows, in internal coordinates."""
-    tools, _ = make_tools(source.problem, source.settings)
-    states = [state for pair in source.flows for state in pair]
+    functions, _ = make_functions(source.problem, source.settings)
+    states = [state for state, _ in source.flows.members()]
     keys = jax.random.split(jax.random.key(0), BATCHES + 1)
-    y = np.concatenate([tools.draw(key, states[i % len(states)]) for i, key in enumerate(keys[1:])])
-    x, inside = tools.leave(y), np.isfinite(tools.logprior(y)).astype(y.dtype)
+    u = np.concatenate([functions.draw(key, states[i % len(states)]) for i, key in enumerate(keys[1:])])
+    x, inside = functions.space.leave(u), np.isfinite(functions.logprior(u)).astype(u.dtype)
 
     period_of, whitened = coordinates(space)
 

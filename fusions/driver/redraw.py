@@ -1,14 +1,14 @@
 """More from a finished run: fresh draws from its flows, and more of them for a smaller error."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from fusions.algorithms.refine import phase as refinement
-from fusions.algorithms.refine.phase import Refine
-from fusions.driver.compiled import make_tools
+from fusions.algorithms.refine.draws import Ensemble, draw, whole_units
+from fusions.algorithms.refine.settings import Refine
+from fusions.driver.compiled import charging, make_functions
 from fusions.errors import OptionError
 from fusions.evidence.importance import importance
 from fusions.flows.defensive import has_velocity
@@ -16,41 +16,48 @@ from fusions.model.bounded import with_edges
 from fusions.model.likelihood import theta_of, verified
 from fusions.model.problem import Problem
 from fusions.numerics import precision_of
+from fusions.types import Budget
 
 
 class Source(NamedTuple):
     """What a result can draw again from: the problem, the settings of its refine phase, its flows."""
 
-    problem: Any
-    settings: Any
-    flows: Any
+    problem: Problem
+    settings: Refine
+    flows: Ensemble
+
+    @property
+    def first(self):
+        """State of the first flow."""
+        return self.flows.fits[0][0]
 
     @property
     def precision(self):
         """Precision in which the flows were fitted."""
-        return "double" if self.flows[0][0].shares.dtype == np.float64 else "single"
+        return "double" if self.first.shares.dtype == np.float64 else "single"
 
     @property
     def has_velocity(self):
         """Whether the first flow has learned a velocity."""
-        return has_velocity(self.flows[0][0])
+        return has_velocity(self.first)
 
     def draw(self, n, key):
         """Draw n points: theta (n, m), log importance weights (n,), likelihood calls."""
-        calls = []
+        budget = Budget()
         with precision_of(self.precision):
-            tools, _ = make_tools(self.problem, self.settings)
-            draws = refinement.draw(jax.random.key(key), tools, self.flows, refinement.whole_units(n), calls.append)
-            pick = np.random.default_rng(key).permutation(len(draws.x))[:n]
-            return theta_of(self.problem, [tools.leave(draws.x[pick])], draws.blobs[pick]), draws.logw[pick], sum(calls)
+            functions = charging(make_functions(self.problem, self.settings)[0], budget)
+            draws = draw(jax.random.key(key), functions, self.flows, whole_units(n))
+            pick = np.random.default_rng(key).permutation(len(draws.u))[:n]
+            theta = theta_of(self.problem, [functions.space.leave(draws.u[pick])], draws.blobs[pick])
+            return theta, draws.logw[pick], budget.used
 
     def paths(self, n, times, key):
         """Follow n draws of the first flow from its base to the posterior: theta (m, n, n_params) at times (m,)."""
         with precision_of(self.precision):
             space, _, leave, *_ = with_edges(self.problem.space(), self.problem.prior.bounded)
             flow = self.settings.flow.build(space)
-            y = jax.jit(flow.path, static_argnums=2)(jax.random.key(key), self.flows[0][0], n, np.asarray(times, float))
-            theta = self.problem.prior.theta_rows(leave(np.asarray(y).reshape(-1, y.shape[-1])))
+            u = jax.jit(flow.path, static_argnums=2)(jax.random.key(key), self.first, n, np.asarray(times, float))
+            theta = self.problem.prior.theta_rows(leave(np.asarray(u).reshape(-1, u.shape[-1])))
             return theta.reshape(len(times), n, -1)
 
     def extend(self, result, n_eff, key):
@@ -60,7 +67,7 @@ class Source(NamedTuple):
         missing = (n_eff - result.refined["ess"]) / max(share, 1e-9)
         if missing <= 0:
             return result
-        theta, logw, n_calls = self.draw(refinement.whole_units(missing), key)
+        theta, logw, n_calls = self.draw(whole_units(missing), key)
         draws, logw = np.concatenate([result.draws, theta]), np.concatenate([result.draws_logw, logw])
         now, norm_err = importance(logw), result.constraint_logmass[1]
         err, bridged, (_, gap_err) = float(np.hypot(now.logZ_err, norm_err)), result.refined["bridge"], result.refined["coverage"]
@@ -80,8 +87,30 @@ def _refuse_other_data(result, problem):
 
 
 def flow_arrays(flows):
-    """Flatten the flows of a refine phase into arrays that can be saved."""
-    return {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(flows))}
+    """Flatten an Ensemble into named arrays that can be saved: "fit0/fold1/shares"."""
+    arrays = {}
+    for i, pair in enumerate(flows.fits):
+        for fold, state in enumerate(pair):
+            for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
+                arrays["/".join([f"fit{i}", f"fold{fold}", *(str(_name(key)) for key in path)])] = np.asarray(leaf)
+    return arrays
+
+
+def _name(key):
+    """Return the name of a field, the key of a dict or the place in a tuple."""
+    return getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))
+
+
+def _ensemble(state, arrays):
+    """Put saved arrays into an Ensemble of states like one; None if they do not fit."""
+    n_fits = len(arrays) // (2 * len(jax.tree.leaves(state)))
+    like = flow_arrays(Ensemble.of([state, state], n_fits))
+    if all(name.isdigit() for name in arrays):  # written before December 2026
+        like = {str(i): leaf for i, leaf in enumerate(like.values())}
+    if not n_fits or {name: leaf.shape for name, leaf in like.items()} != {name: leaf.shape for name, leaf in arrays.items()}:
+        return None
+    tree = jax.tree.structure([[state, state]] * n_fits)
+    return Ensemble(tuple(tuple(pair) for pair in jax.tree.unflatten(tree, [arrays[name] for name in like])))
 
 
 def attach(result, problem, refine=None):
@@ -105,13 +134,10 @@ def attach(result, problem, refine=None):
     _refuse_other_data(result, problem)
     with precision_of("double"):
         problem = verified(problem)
-        tools, _ = make_tools(problem, settings)
-        pair = [tools.init(jax.random.key(0))] * 2
-    leaves, tree = jax.tree.flatten([pair] * (len(result.flows) // max(len(jax.tree.leaves(pair)), 1)))
-    known = [result.flows[str(i)] for i in range(len(result.flows))]
-    if [leaf.shape for leaf in leaves] != [leaf.shape for leaf in known] or not known:
+        flows = _ensemble(make_functions(problem, settings)[0].init(jax.random.key(0)), result.flows)
+    if flows is None:
         raise OptionError(
             f"The result has no flows that fit these settings of the refine phase; it was made with "
             f"{(result.refined or {}).get('settings', 'refine=False')}. Type fusions.attach(result, problem, fusions.Refine(...))."
         )
-    return dataclasses.replace(result, source=Source(problem, settings, jax.tree.unflatten(tree, known)))
+    return dataclasses.replace(result, source=Source(problem, settings, flows))

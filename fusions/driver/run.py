@@ -12,7 +12,7 @@ import numpy as np
 from fusions import __version__
 from fusions.algorithms.nested import level as nested
 from fusions.algorithms.nested.schedule import SCHEDULES
-from fusions.algorithms.refine.phase import Refine
+from fusions.algorithms.refine.settings import Refine
 from fusions.driver.programs import keep_programs, use_cache
 from fusions.driver.progress import Bar
 from fusions.driver.session import Session, Site

@@ -13,9 +13,10 @@ from fusions.algorithms.nested import level as nested
 from fusions.algorithms.nested.initial import begin
 from fusions.algorithms.nested.schedule import schedule_for, timed_cost
 from fusions.algorithms.refine import phase
+from fusions.algorithms.refine.settings import LEAST_BUDGET
 from fusions.driver import snapshot
 from fusions.driver.assemble import assemble, facts_of, idle_notes, refined_fields, version_of
-from fusions.driver.compiled import make_engine, make_tools
+from fusions.driver.compiled import charging, make_engine, make_functions
 from fusions.driver.programs import Stopwatch
 from fusions.driver.progress import Snapshot
 from fusions.driver.redraw import attach
@@ -261,27 +262,26 @@ class Session:
         ----------
         show : called with the number of likelihood calls so far.
         """
-        watch, budget, site = Stopwatch(), self._refine_budget(), self.site
-        tools, traces = make_tools(self.problem, self.refine, site.layout)
+        watch, target, site = Stopwatch(), self._refine_budget(), self.site
+        functions, traces = make_functions(self.problem, self.refine, site.layout)
         n_traced, found = traces().total(), None
-        self.budget.report = show
 
         def expired():
             left = self.cut or self.budget.late() or (site.team.size > 1 and site.signals.received is not None)
             self.cut = bool(site.team.highest(int(left)))
             return self.cut
 
+        self.budget.report, self.budget.expired = show, expired
         with site.signals.interruptible(patient=False):
             points, rng = self.ledger.points(self.state.nested.live), generator(self.state.rng)
-            tools = tools._replace(target=self.saver.remembered(tools.target))
+            functions = charging(functions._replace(target=self.saver.remembered(functions.target)), self.budget)
             if not expired():
-                settings = self.refine, tools, points, self.schedule.cost
-                found = phase.refine(self.k_refine, rng, *settings, budget, self._most(), self.budget.charge, expired)
+                found = phase.refine(self.k_refine, rng, self.refine, self.schedule, functions, points, self.budget, target)
         for name, seconds in zip(("refine", "compile"), watch.read(), strict=True):
             self.ledger.seconds[name] += seconds
         self.n_compiled += traces().total() - n_traced
         if found is not None:
-            self.refined = refined_fields(found, self.problem, self.refine, tools.leave, self.budget.used - self.state.n_calls)
+            self.refined = refined_fields(found, self.problem, self.refine, functions.space.leave, self.budget.used - self.state.n_calls)
 
     def spare(self, error):
         """Keep a converged nested run although its refine phase raised an error; resuming tries the phase again.
@@ -299,7 +299,7 @@ class Session:
 
     def _refine_budget(self):
         """Return the likelihood calls that the refine phase may spend."""
-        return min(max(self.state.n_calls, phase.LEAST_BUDGET), self._most())
+        return min(max(self.state.n_calls, LEAST_BUDGET), self._most())
 
     def _most(self):
         """Return the likelihood calls that the limit leaves to the refine phase."""

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from fusions.evidence.volumes import Points
 from fusions.numerics import normalised, on_circles, systematic_resample
 from fusions.types import Population, Walkers
 
@@ -51,7 +52,7 @@ class Chains(NamedTuple):
 
     Attributes
     ----------
-    x : (KEPT, c, d) places in the last third; logL : (KEPT, c).
+    u : (KEPT, c, d) places in the last third; logL : (KEPT, c).
     fold : (c,) of the nested points they started from.
     n_moves : moves of each chain; n_calls : likelihood calls of all.
     n_trajectories : of each chain.
@@ -59,7 +60,7 @@ class Chains(NamedTuple):
     settled : whether it is no larger than chance allows, and each chain has seen most of what all have, if it must.
     """
 
-    x: np.ndarray
+    u: np.ndarray
     logL: np.ndarray
     fold: np.ndarray
     n_moves: int
@@ -70,15 +71,47 @@ class Chains(NamedTuple):
 
     def thinned(self):
         """Keep only so many places that they are about independent: a fit takes places close together for a narrow mode."""
-        n = int(np.clip(self.n_trajectories / 3 or self.n_moves / (2 * MOVES_PER_DIM * self.x.shape[2]), 1, len(self.x)))
-        pick = np.linspace(len(self.x) - 1, 0, n).astype(int)
-        return self._replace(x=self.x[pick], logL=self.logL[pick])
+        n = int(np.clip(self.n_trajectories / 3 or self.n_moves / (2 * MOVES_PER_DIM * self.u.shape[2]), 1, len(self.u)))
+        pick = np.linspace(len(self.u) - 1, 0, n).astype(int)
+        return self._replace(u=self.u[pick], logL=self.logL[pick])
 
     def of_fold(self, fold):
         """Return the points (n, d) of one fold, their log L (n,), and which chain each belongs to (n,)."""
         mine = np.flatnonzero(self.fold == fold)
-        x, logL = self.x[:, mine], self.logL[:, mine]
-        return x.reshape(-1, x.shape[-1]), logL.ravel(), np.tile(np.arange(len(mine)), len(x))
+        u, logL = self.u[:, mine], self.logL[:, mine]
+        return u.reshape(-1, u.shape[-1]), logL.ravel(), np.tile(np.arange(len(mine)), len(u))
+
+
+class Start(NamedTuple):
+    """Where chains may start.
+
+    Attributes
+    ----------
+    points : `Points` of the nested run and of the modes, in u, with the weights that kernels learn from.
+    logw : (N,) log weights with which chains start at them; wider than the posterior, so that modes which lost their points get some.
+    mode_fraction : part of the posterior in modes that have been found.
+    gaussian_fraction : part of it in those whose masses `logw` gives right.
+    """
+
+    points: Points
+    logw: np.ndarray
+    mode_fraction: float
+    gaussian_fraction: float
+
+
+class Seen(NamedTuple):
+    """What one look at the chains shows.
+
+    Attributes
+    ----------
+    drift : largest difference of a mean or variance between the middle and the last third [standard errors].
+    between : part of the variance of the ranks of log L that lies between chains.
+    settled : whether chance allows both.
+    """
+
+    drift: float = np.inf
+    between: float = 1.0
+    settled: bool = False
 
 
 @dataclasses.dataclass
@@ -126,17 +159,17 @@ class Trajectories:
     steps: tuple = (FIRST_STEP, FIRST_STEP)
     made: int = 0
 
-    def move(self, key, x):
-        """Move each chain at x (c, d) along a trajectory; returns x, logL (c,), likelihood calls."""
-        n_calls, rate = calls_of(self.made, len(x)), RATES[self.made >= PILOTS]
+    def move(self, key, u):
+        """Move each chain at u (c, d) along a trajectory; returns u, logL (c,)."""
+        rate = RATES[self.made >= PILOTS]
         widths = [1 / np.sqrt(1 + self.forces[g] / max(self.made, 1)) for g in (1, 0)]  # none wider than the prior, about
-        parts = zip(jax.random.split(key), (x[::2], x[1::2]), widths, self.steps, strict=True)
+        parts = zip(jax.random.split(key), (u[::2], u[1::2]), widths, self.steps, strict=True)
         ends = [self.trajectory(*part, steps_of(self.made)) for part in parts]
         self.steps = tuple(self.steps[g] * np.exp(rate * (ends[g][2].mean() - ACCEPTED)) for g in (1, 0))
         self.forces = tuple(self.forces[f] + np.mean(np.nan_to_num(ends[f][3]) ** 2, axis=0) for f in (0, 1))
         self.made += 1
-        x, logL = (_interleaved(pair) for pair in list(zip(*ends, strict=True))[:2])
-        return x, logL, n_calls
+        u, logL = (_interleaved(pair) for pair in list(zip(*ends, strict=True))[:2])
+        return u, logL
 
 
 def steps_of(made):
@@ -149,65 +182,57 @@ def calls_of(made, n_chains):
     return GRADIENT_CALLS * n_chains * (steps_of(made) + 1)
 
 
-def run_chains(key, rng, tools, points, starts, held, sure, budget, most, spent, expired):
+def run_chains(key, rng, functions, start, target, limit, budget):
     """Run chains from the points of a nested run until they have settled or the calls are spent.
 
     Parameters
     ----------
     key : random key; rng : numpy Generator.
-    tools : `refine.Tools`; of them the kernel, the target, the trajectory if there is one, and which coordinates are periodic.
-    points : `Points` of the nested run.
-    starts : (N,) log weights with which chains start at them; wider than the posterior, so that modes which lost their points get some.
-    held : part of the posterior in modes that have been found; sure : in those whose masses `starts` give right.
-    budget : likelihood calls of the refine phase; chains that drift may take more.
-    most : likelihood calls that may be spent.
-    spent : called with the number of likelihood calls when they are made.
-    expired : () -> whether time is up.
+    functions : RefineFunctions; of them the kernel, the target, the trajectory if there is one, and which coordinates are periodic.
+    start : Start
+    target : likelihood calls of the refine phase; chains that drift may take more.
+    limit : likelihood calls that the chains may take.
+    budget : Budget that they are charged to.
 
     Returns
     -------
     Chains
     """
-    d, known = points.x.shape[1], sure > KNOWN
-    n_chains = chains_for(d, budget, found=held > FOUND)
-    fold, x, logL = _started(rng, points, starts, n_chains)
+    d, known, used = start.points.x.shape[1], start.gaussian_fraction > KNOWN, budget.used
+    n_chains = chains_for(d, target, found=start.mode_fraction > FOUND)
+    fold, u, logL = _started(rng, start.points, start.logw, n_chains)
     k_init, k_loop = jax.random.split(key)
-    params = [tools.kernel.init_params(k, _population(rng, points, [], (0, 1))) for k in jax.random.split(k_init)]
-    record, trajectories, settled, used, made = Record(), None, False, 0, 0
+    params = [functions.kernel.init_params(k, _population(rng, start.points, [], (0, 1))) for k in jax.random.split(k_init)]
+    record, trajectories, seen, made = Record(), None, Seen(), 0
     least = sum(calls_of(i, n_chains) for i in range(LEAST_TRAJECTORIES))
     while True:
-        params, k_walk = _tuned(jax.random.fold_in(k_loop, made), rng, tools.kernel, points, record.places, params, alone=made >= WARM_UP)
-        for now in _walk(k_walk, rng, tools.kernel, tools.target, params, x, logL, record.sweep()):
-            x, logL, n_calls = now
-            spent(n_calls)
-            used, made = used + n_calls, made + 1
-            record.add(x, logL)
+        k_move = jax.random.fold_in(k_loop, made)
+        params, k_walk = _tuned(k_move, rng, functions.kernel, start.points, record.places, params, alone=made >= WARM_UP)
+        for place in _walk(k_walk, rng, functions, params, u, logL, record.sweep()):
+            u, logL = place
+            made += 1
+            record.add(u, logL)
         if made == WARM_UP:
-            x, logL = _come_in(rng, points, x, logL)
+            u, logL = _come_in(rng, start.points, u, logL)
         if trajectories is not None:
-            x, logL, n_calls = trajectories.move(jax.random.fold_in(k_loop, made - 1), x)  # sweeps are longer than one move
-            spent(n_calls)
-            used += n_calls
-            record.add(x, logL)
-        before, heights = settled, np.array(record.logLs)
-        drift, calm = _drift(np.array(record.places), heights, tools.periodic)
-        between = _between(heights)
-        settled = calm and between < MIXED[known]
-        if trajectories is None:
-            enough = made >= 3 * WARM_UP and (made >= LEAST_MOVES[known] * d**2 or used > LEAST_SHARE[known] * budget)
-        else:
+            u, logL = trajectories.move(jax.random.fold_in(k_loop, made - 1), u)  # sweeps are longer than one move
+            record.add(u, logL)
+        before, seen, spent = seen, look(record, functions.space.periodic, known=known), budget.used - used
+        enough = made >= 3 * WARM_UP and (made >= LEAST_MOVES[known] * d**2 or spent > LEAST_SHARE[known] * target)
+        if trajectories is not None:
             enough = trajectories.made >= LEAST_TRAJECTORIES
         n_next = n_chains * record.sweep() + (calls_of(trajectories.made, n_chains) if trajectories is not None else 0)
-        if (enough and settled and before) or most - used < n_next or expired():
+        if (enough and seen.settled and before.settled) or limit - spent < n_next or budget.expired():
             break
-        stuck = not known and between > STUCK and made >= 3 * WARM_UP and FIRST_CALLS * least < used < most - least
-        if trajectories is None and tools.trajectory is not None and stuck:
-            trajectories, record = Trajectories(tools.trajectory, (np.zeros(d), np.zeros(d))), record.begun_again()
-    return Chains(*record.kept(), fold, made, used, 0 if trajectories is None else trajectories.made, drift, settled)
+        stuck = not known and seen.between > STUCK and made >= 3 * WARM_UP and FIRST_CALLS * least < spent < limit - least
+        if trajectories is None and functions.trajectory is not None and stuck:
+            trajectories, record = Trajectories(functions.trajectory, (np.zeros(d), np.zeros(d))), record.begun_again()
+    n_trajectories = 0 if trajectories is None else trajectories.made
+    return Chains(*record.kept(), fold, made, budget.used - used, n_trajectories, seen.drift, seen.settled)
 
 
 def _started(rng, points, starts, n_chains):
-    """Choose where chains start: fold (c,), x (c, d), logL (c,)."""
+    """Choose where chains start: fold (c,), u (c, d), logL (c,)."""
     fold, start = np.arange(n_chains) % 2, np.empty(n_chains, int)
     for f in (0, 1):
         pick = np.flatnonzero((points.fold == f) & np.isfinite(starts))
@@ -215,8 +240,8 @@ def _started(rng, points, starts, n_chains):
     return fold, points.x[start], points.logL[start]
 
 
-def _come_in(rng, points, x, logL):
-    """Let chains at x (c, d) that are still where there is no posterior start again from points of it.
+def _come_in(rng, points, u, logL):
+    """Let chains at u (c, d) that are still where there is no posterior start again from points of it.
 
     A move to an independent place above the own likelihood comes in by one nat of volume: those that started tens of nats out never do.
     """
@@ -224,9 +249,9 @@ def _come_in(rng, points, x, logL):
     below = np.append(0.0, np.cumsum(np.exp(normalised(points.logw[order]))))
     lost = below[np.searchsorted(points.logL[order], logL, side="right")] < NOWHERE
     if not lost.any():
-        return x, logL
-    _, start_x, start_logL = _started(rng, points, points.logw, len(x))
-    return np.where(lost[:, None], start_x, x), np.where(lost, start_logL, logL)
+        return u, logL
+    _, start_u, start_logL = _started(rng, points, points.logw, len(u))
+    return np.where(lost[:, None], start_u, u), np.where(lost, start_logL, logL)
 
 
 def _tuned(key, rng, kernel, points, places, params, *, alone):
@@ -247,22 +272,22 @@ def chains_for(dim, budget, *, found=False):
     return 2 * int(max(allowed / 2 if found else allowed, FEWEST) // 2)
 
 
-def _walk(key, rng, kernel, target, params, x, logL, n_moves):
-    """Move the chains of each fold with its kernel; yields x (c, d), logL (c,) and the likelihood calls of each move."""
-    n, dtype = len(x) // 2, x.dtype
+def _walk(key, rng, functions, params, u, logL, n_moves):
+    """Move the chains of each fold with its kernel; yields u (c, d), logL (c,) after each move."""
+    kernel, n, dtype = functions.kernel, len(u) // 2, u.dtype
     blobs, on, walk_scale = np.zeros((n, 0), dtype), np.ones(n, bool), np.asarray(n_moves, dtype)
     keys = jax.random.split(key)
-    walkers = [Walkers(x[f::2], logL[f::2].astype(dtype), blobs, on, walk_scale) for f in (0, 1)]
+    walkers = [Walkers(u[f::2], logL[f::2].astype(dtype), blobs, on, walk_scale) for f in (0, 1)]
     states = [kernel.init(*start) for start in zip(keys, params, walkers, strict=True)]
     for i in range(n_moves):
         offers = [kernel.propose(jax.random.fold_in(k, i), s) for k, s in zip(keys, states, strict=True)]
         states, proposed, wanted = zip(*offers, strict=True)
         proposed, wanted = _interleaved(proposed), _interleaved(wanted)
-        new_logL, _, _, n_calls = target(np.where(wanted[:, None], proposed, np.nan))
-        above = wanted & (new_logL > logL - rng.standard_exponential(len(x)))
+        new_logL = functions.target(np.where(wanted[:, None], proposed, np.nan))[0]
+        above = wanted & (new_logL > logL - rng.standard_exponential(len(u)))
         states = [kernel.accept(s, above[f::2])[0] for f, s in enumerate(states)]
-        x, logL = np.where(above[:, None], proposed, x), np.where(above, new_logL, logL)
-        yield x, logL, n_calls
+        u, logL = np.where(above[:, None], proposed, u), np.where(above, new_logL, logL)
+        yield u, logL
 
 
 def _interleaved(pair):
@@ -283,16 +308,34 @@ def _population(rng, points, places, folds):
     return Population(x, np.ones(ROWS, x.dtype))
 
 
-def _drift(x, logL, periodic):
-    """Compare the middle and the last third of chains x (T, c, d), logL (T, c).
+def look(record, periodic, *, known):
+    """See whether chains have settled.
+
+    Parameters
+    ----------
+    record : Record; periodic : d flags.
+    known : whether the masses of modes are known, so that chains need not mix as well.
+
+    Returns
+    -------
+    Seen
+    """
+    logL = np.array(record.logLs)
+    drift, calm = _drift(np.array(record.places), logL, periodic)
+    between = _between(logL)
+    return Seen(drift, between, calm and between < MIXED[known])
+
+
+def _drift(u, logL, periodic):
+    """Compare the middle and the last third of chains u (T, c, d), logL (T, c).
 
     Returns
     -------
     largest difference of a mean or variance in standard errors, whether chance allows it.
     """
-    columns = np.concatenate([on_circles(x, periodic), logL[:, :, None]], axis=2)
+    columns = np.concatenate([on_circles(u, periodic), logL[:, :, None]], axis=2)
     columns = np.concatenate([columns, (columns - columns.mean(axis=(0, 1))) ** 2], axis=2)
-    third = len(x) // 3
+    third = len(u) // 3
     change = columns[-third:].mean(axis=0) - columns[-2 * third : -third].mean(axis=0)
     drift = float(np.max(np.abs(change.mean(axis=0)) / (change.std(axis=0, ddof=1) / np.sqrt(len(change)) + np.finfo(float).tiny)))
     return drift, bool(drift < NormalDist().inv_cdf(1 - 0.5 * FALSE_ALARM / change.shape[1]))

@@ -5,6 +5,7 @@ contours still show where it is. `find_modes` tells modes apart, `survey` gives 
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,16 +30,16 @@ DRAWS = 6  # per dimension, of each Gaussian, that lie inside of the prior
 LEAST_INSIDE = 0.25  # share of draws that is counted on
 WANTED = 3  # effective draws per dimension, which make the next Gaussian or end the search
 TRIES = 12  # Gaussians per mode
-GAUSSIAN = 0.35  # effective fraction of draws with which a law is not fitted again: few draws in many dimensions make it worse
+GAUSSIAN = 0.35  # effective fraction of draws with which a proposal is not fitted again: few draws in many dimensions make it worse
 FIRST_LOOK = 2  # Gaussians after which a mode may be given up
 NEGLIGIBLE = 10.0  # ln of the mass, relative to the largest, below which a mode is given up
 SAME = 0.5  # difference of ln of a mode's mass that is none
 PLENTY = 2  # times d^2: effective draws from all modes that are nearly Gaussian, so that covariances can be told from them
 ALONE = 50  # effective draws that are worth having from a single mode
 LOST = 1.0  # ln of the mass of a mode over the nested run's evidence, from which on nested points do not show it well
-WIDER = 2.0  # times the volume of the Gaussian fitted is that of the law: few effective draws make it too narrow
-AROUND = 6.0  # and that of the law that looks for more around a mode: a narrow one on a slope is content with little
-LEAST_WIDTH = 1e-3  # of a law in any direction, in its standard deviations along the coordinates
+WIDER = 2.0  # times the volume of the Gaussian fitted is that of the proposal: few effective draws make it too narrow
+EXPLORE_VOLUME = 6.0  # and that of the proposal that looks for more around a mode: a narrow one on a slope is content with little
+LEAST_WIDTH = 1e-3  # of a proposal in any direction, in its standard deviations along the coordinates
 TAIL = 5.0  # degrees of freedom of the Student t that draws come from
 HALVINGS = 24  # of the spread of the points, on the way to the width of a peak: to the resolution of single precision
 BETAS = 0.85 ** np.arange(40)
@@ -49,7 +50,7 @@ class Survey(NamedTuple):
 
     Attributes
     ----------
-    x : (n, d); logL : (n,) finite.
+    u : (n, d); logL : (n,) finite.
     logw : (n,) log weights of the posterior, each mode's normalised to one.
     mode : (n,) which mode each is from.
     logZ : (m,) ln of each mode's part of the evidence [nats], to about 0.4.
@@ -57,7 +58,7 @@ class Survey(NamedTuple):
     drawn : `Drawn`, all draws, also from modes that were given up.
     """
 
-    x: np.ndarray
+    u: np.ndarray
     logL: np.ndarray
     logw: np.ndarray
     mode: np.ndarray
@@ -67,19 +68,36 @@ class Survey(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """All draws of a survey as draws from one density, the mixture of all laws.
+    """All draws of a survey as draws from one density, the mixture of all proposals.
 
     Modes may overlap, so that the parts of the evidence that they hold do not add up; the mean weight of these draws estimates it.
 
     Attributes
     ----------
-    x : (n, d) those inside of the prior; logL : (n,).
+    u : (n, d) those inside of the prior; logL : (n,).
     logw : (m,) log(prior L / q) of these n, then -inf for each of those outside.
     """
 
-    x: np.ndarray
+    u: np.ndarray
     logL: np.ndarray
     logw: np.ndarray
+
+
+class Search(NamedTuple):
+    """What a search for modes may use.
+
+    Attributes
+    ----------
+    evaluate : u (m, d) -> (logL (m,), logprior (m,)).
+    space : RefineSpace; of it which coordinates are periodic, and the edges of the prior.
+    limit : likelihood calls that it may take.
+    expired : () -> whether time is up; what has been found by then is returned.
+    """
+
+    evaluate: Callable
+    space: Any
+    limit: float
+    expired: Callable
 
 
 class Found(NamedTuple):
@@ -87,19 +105,19 @@ class Found(NamedTuple):
 
     Attributes
     ----------
-    alike : (n,) log weights of all points that give each mode the same share, on its draws; masses : those that give it its own.
-    held : part of the nested run's evidence that the modes hold, at most 1: pieces of a curved shell hold little.
-    sure : the same of the modes that are nearly Gaussian.
+    logw_equal : (n,) log weights of all points that give each mode the same share, on its draws; logw_mass : those that give it its own.
+    mode_fraction : part of the nested run's evidence that the modes hold, at most 1: pieces of a curved shell hold little.
+    gaussian_fraction : the same of the modes that are nearly Gaussian.
     """
 
-    alike: np.ndarray
-    masses: np.ndarray
-    held: float
-    sure: float
+    logw_equal: np.ndarray
+    logw_mass: np.ndarray
+    mode_fraction: float
+    gaussian_fraction: float
 
 
 @dataclasses.dataclass(frozen=True)
-class Law:
+class Proposal:
     """A Student t that draws come from.
 
     Attributes
@@ -115,27 +133,27 @@ class Law:
 
     @classmethod
     def of(cls, mean, cov, angle, volume):
-        """Make the law around a mean (d,) with so many times the volume of a Gaussian's covariance (d, d)."""
+        """Make the proposal around a mean (d,) with so many times the volume of a Gaussian's covariance (d, d)."""
         scale = np.sqrt(np.diag(cov))
         shape = cov / np.outer(scale, scale) + LEAST_WIDTH**2 * np.eye(len(mean))
         return cls(mean, scale, multivariate_t(shape=shape, df=TAIL), angle).wider(volume)
 
     def wider(self, volume):
-        """Return a law of so many times the volume."""
+        """Return a proposal of so many times the volume."""
         return dataclasses.replace(self, around=multivariate_t(shape=volume ** (2 / len(self.mean)) * self.around.shape, df=TAIL))
 
-    def units(self, x):
-        """Express x (n, d) in standard deviations from the mean."""
-        return _wrapped(x - self.mean, self.angle) / self.scale
+    def units(self, u):
+        """Express u (n, d) in standard deviations from the mean."""
+        return _wrapped(u - self.mean, self.angle) / self.scale
 
-    def distance(self, x):
-        """Compute the Mahalanobis distance of x (d,) from the mean."""
-        z = self.units(x[None])[0]
+    def distance(self, u):
+        """Compute the Mahalanobis distance of u (d,) from the mean."""
+        z = self.units(u[None])[0]
         return np.sqrt(z @ np.linalg.solve(self.around.shape, z))
 
-    def logpdf(self, x):
-        """Compute ln of the density at x (n, d)."""
-        return np.reshape(self.around.logpdf(self.units(x)), -1) - np.sum(np.log(self.scale))
+    def logpdf(self, u):
+        """Compute ln of the density at u (n, d)."""
+        return np.reshape(self.around.logpdf(self.units(u)), -1) - np.sum(np.log(self.scale))
 
     def draw(self, rng, n):
         """Draw n points (n, d)."""
@@ -148,27 +166,27 @@ class Mode:
 
     Attributes
     ----------
-    law : `Law` of the next draws; tried : those of the draws so far, and how many were made of each.
-    x, logL, logprior, logw : those inside of the prior (n, d), (n,), (n,), normalised log weights (n,).
+    proposal : `Proposal` of the next draws; history : those of the draws so far, and how many were made of each.
+    u, logL, logprior, logw : those inside of the prior (n, d), (n,), (n,), normalised log weights (n,).
     logZ : ln of the mode's part of the evidence; ess : effective draws of that estimate.
-    looking : whether the next law is a wide one, to look around; done : whether such a look changed nothing.
+    exploring : whether the next proposal is a wide one, to look around; done : whether such a look changed nothing.
     """
 
-    law: Law
-    x: np.ndarray
-    tried: list = dataclasses.field(default_factory=list)
+    proposal: Proposal
+    u: np.ndarray
+    history: list = dataclasses.field(default_factory=list)
     logL: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0))
     logprior: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0))
     logw: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0))
     logZ: float = -np.inf
     ess: float = 0.0
-    looking: bool = False
+    exploring: bool = False
     done: bool = False
 
     @property
     def n_draws(self):
         """Draws so far."""
-        return sum(n for _, n in self.tried)
+        return sum(n for _, n in self.history)
 
     def gaussian(self):
         """Return whether so many draws are effective as if the mode were nearly Gaussian."""
@@ -176,10 +194,10 @@ class Mode:
 
     def inside(self):
         """Return the share of draws inside of the prior; the others cost no calls, so that more are made."""
-        return max(len(self.x) / self.n_draws, LEAST_INSIDE) if self.n_draws else 1.0
+        return max(len(self.u) / self.n_draws, LEAST_INSIDE) if self.n_draws else 1.0
 
 
-def find_modes(x, logL, evaluate, periodic):
+def find_modes(u, logL, evaluate, periodic):
     """Find the highest point of each mode.
 
     A peak is a point with no higher one among its neighbours. It is a mode unless the likelihood part way to one of the nearest higher
@@ -187,8 +205,8 @@ def find_modes(x, logL, evaluate, periodic):
 
     Parameters
     ----------
-    x : (n, d) internal coordinates; logL : (n,) finite.
-    evaluate : x (m, d) -> (logL (m,), logprior (m,)).
+    u : (n, d); logL : (n,) finite.
+    evaluate : u (m, d) -> (logL (m,), logprior (m,)).
     periodic : d flags.
 
     Returns
@@ -196,35 +214,32 @@ def find_modes(x, logL, evaluate, periodic):
     (m,) indices, the highest first; (m, d) standard deviation of the neighbours of each.
     """
     angle = np.asarray(periodic, bool)
-    y = on_circles(np.where(angle, x, (x - x.mean(axis=0)) / (x.std(axis=0) + np.finfo(float).tiny)), angle)
-    near = cKDTree(y).query(y, min(max(NEIGHBOURS, 2 * x.shape[1]) + 1, len(x)))[1]
+    y = on_circles(np.where(angle, u, (u - u.mean(axis=0)) / (u.std(axis=0) + np.finfo(float).tiny)), angle)
+    near = cKDTree(y).query(y, min(max(NEIGHBOURS, 2 * u.shape[1]) + 1, len(u)))[1]
     peaks = np.flatnonzero(logL >= logL[near].max(axis=1))
     peaks = peaks[np.argsort(-logL[peaks], kind="stable")][:MOST_PEAKS]
     pairs = np.array([(i, j) for i in range(1, len(peaks)) for j in _nearest(y[peaks[:i]], y[peaks[i]])], int).reshape(-1, 2)
-    lower, upper = x[peaks[pairs[:, 0]]], x[peaks[pairs[:, 1]]]
+    lower, upper = u[peaks[pairs[:, 0]]], u[peaks[pairs[:, 1]]]
     between = evaluate(_wrapped(lower + PART_WAY * _wrapped(upper - lower, angle), angle))[0]
     joined = pairs[between >= logL[peaks[pairs[:, 0]]], 0]
     peaks = np.delete(peaks, joined)
-    spread = _wrapped(x[near[peaks]] - x[peaks, None], angle)
+    spread = _wrapped(u[near[peaks]] - u[peaks, None], angle)
     return peaks, np.sqrt(np.mean(spread**2, axis=1))
 
 
-def survey(rng, points, evaluate, periodic, bounds, most, expired):
+def survey(rng, points, search):
     """Find each mode among the points of a nested run at the posterior.
 
     The highest point of a mode climbs to the top, where the curvature gives a first Gaussian. Draws from it (with the tails of a Student
     t) get their importance weights, and the next Gaussian is fitted to all draws of this mode so far, at the largest power of the
-    likelihood that leaves enough of them effective. When that power is one, a wider law looks around, and a mode is done if that changes
-    nothing. This is population Monte Carlo (Cappe et al. 2004, doi:10.1198/106186004X12803).
+    likelihood that leaves enough of them effective. When that power is one, a wider proposal looks around, and a mode is done if
+    that changes nothing. This is population Monte Carlo (Cappe et al. 2004, doi:10.1198/106186004X12803).
 
     Parameters
     ----------
     rng : numpy Generator.
     points : `Points` of the nested run.
-    evaluate : x (m, d) -> (logL (m,), logprior (m,)).
-    periodic : d flags; bounds : (2, d) edges of the prior, infinite where it has none.
-    most : likelihood calls that may be taken.
-    expired : () -> whether time is up; what has been found by then is returned.
+    search : Search
 
     Returns
     -------
@@ -233,65 +248,65 @@ def survey(rng, points, evaluate, periodic, bounds, most, expired):
     """
     keep = np.flatnonzero(np.isfinite(points.logw) & np.isfinite(points.logL))
     keep = keep[:: -(-len(keep) // MOST_POINTS)]
-    x, logL = np.asarray(points.x[keep], np.float64), points.logL[keep]
-    d, angle = x.shape[1], np.asarray(periodic, bool)
-    peaks, scales = find_modes(x, logL, evaluate, periodic)
+    u, logL = np.asarray(points.x[keep], np.float64), points.logL[keep]
+    d, evaluate, limit = u.shape[1], search.evaluate, search.limit
+    peaks, scales = find_modes(u, logL, evaluate, search.space.periodic)
 
     def allowed(integral):
-        if expired():
+        if search.expired():
             return 0
-        return most if integral > points.logZ + np.log(LEAST_SEEN) else TRIAL_SHARE * most
+        return limit if integral > points.logZ + np.log(LEAST_SEEN) else TRIAL_SHARE * limit
 
-    floor = least_width(points.x.dtype) ** 2 * x.var(axis=0) + np.finfo(float).tiny
-    modes, integral, spent = _climbed(x[peaks], scales, floor, evaluate, angle, bounds, lambda seen: CLIMB_SHARE * allowed(seen))
-    spent += _follow(rng, modes, floor, evaluate, allowed(integral) - spent, expired)
+    floor = least_width(points.x.dtype) ** 2 * u.var(axis=0) + np.finfo(float).tiny
+    modes, integral, spent = _climbed(u[peaks], scales, floor, search, lambda seen: CLIMB_SHARE * allowed(seen))
+    spent += _follow(rng, modes, floor, search._replace(limit=allowed(integral) - spent))
     best = max((mode.logZ for mode in modes), default=-np.inf)
     lost = best > points.logZ + LOST
-    _fill(rng, modes, floor, evaluate, allowed(integral) - spent, lost=lost)
+    _fill(rng, modes, floor, search._replace(limit=allowed(integral) - spent), lost=lost)
     arrived = [mode for mode in modes if mode.ess >= WANTED * d and mode.logZ > best - NEGLIGIBLE]
     if not arrived or (len(arrived) == 1 and not ((arrived[0].gaussian() or lost) and arrived[0].ess > ALONE)):
         return Survey(np.empty((0, d)), *np.empty((2, 0)), np.empty(0, int), np.empty(0), np.empty(0, bool), _drawn(modes, d))
-    columns = ([getattr(mode, name) for mode in arrived] for name in ("x", "logL", "logw"))
-    which = np.repeat(np.arange(len(arrived)), [len(mode.x) for mode in arrived])
+    columns = ([getattr(mode, name) for mode in arrived] for name in ("u", "logL", "logw"))
+    which = np.repeat(np.arange(len(arrived)), [len(mode.u) for mode in arrived])
     logZ, gaussian = np.array([mode.logZ for mode in arrived]), np.array([mode.gaussian() for mode in arrived])
     return Survey(*map(np.concatenate, columns), which, logZ, gaussian, _drawn(modes, d))
 
 
 def _drawn(modes, d):
-    """Weigh the draws of all modes against the mixture of all their laws."""
-    tried = [law for mode in modes for law in mode.tried]
-    x = np.concatenate([np.empty((0, d)), *(mode.x for mode in modes)])
+    """Weigh the draws of all modes against the mixture of all their proposals."""
+    tried = [proposal for mode in modes for proposal in mode.history]
+    u = np.concatenate([np.empty((0, d)), *(mode.u for mode in modes)])
     logL, logprior = (np.concatenate([[], *(getattr(mode, name) for mode in modes)]) for name in ("logL", "logprior"))
     n = sum(made for _, made in tried)
     logw = np.full(n, -np.inf)
-    if len(x):
-        logw[: len(x)] = logprior + logL - logsumexp(np.array([law.logpdf(x) + np.log(made / n) for law, made in tried]), axis=0)
-    return Drawn(x, logL, logw)
+    if len(u):
+        logw[: len(u)] = logprior + logL - logsumexp(np.array([proposal.logpdf(u) + np.log(made / n) for proposal, made in tried]), axis=0)
+    return Drawn(u, logL, logw)
 
 
-def follow(rng, n, top, spread, evaluate, periodic, bounds, most, expired):
-    """Find the mass around a point that is higher than any known before: a climb, population Monte Carlo, and draws from the last law.
+def follow(rng, n, top, spread, search):
+    """Find the mass around a point that is higher than any known before: a climb, population Monte Carlo, and draws from the last proposal.
 
     Parameters
     ----------
     rng : numpy Generator.
-    n : draws from the last law, which alone make the estimate.
+    n : draws from the last proposal, which alone make the estimate.
     top : (d,); spread : (d,) standard deviation of the points known, which may be much wider than the peak.
-    evaluate, periodic, bounds, most, expired : as in `survey`.
+    search : Search
 
     Returns
     -------
     Drawn
     """
-    d, angle = len(top), np.asarray(periodic, bool)
+    d, angle = len(top), np.asarray(search.space.periodic, bool)
     floor = 1e-10 * spread**2 + 1e-30
-    scale = _widths(top, spread, evaluate, angle)
-    modes, _, spent = _climbed(top[None], scale[None], floor, evaluate, angle, bounds, lambda seen: most)
-    _follow(rng, modes, floor, evaluate, most - spent - 2 * HALVINGS * d - n, expired)
-    law = modes[0].tried[-2][0] if modes[0].done else modes[0].law
-    last = Mode(law, np.empty((0, d)))
-    x = law.draw(rng, n)
-    _learn(last, x, *evaluate(x), floor)
+    scale = _widths(top, spread, search.evaluate, angle)
+    modes, _, spent = _climbed(top[None], scale[None], floor, search, lambda seen: search.limit)
+    _follow(rng, modes, floor, search._replace(limit=search.limit - spent - 2 * HALVINGS * d - n))
+    proposal = modes[0].history[-2][0] if modes[0].done else modes[0].proposal
+    last = Mode(proposal, np.empty((0, d)))
+    u = proposal.draw(rng, n)
+    _learn(last, u, *search.evaluate(u), floor)
     return _drawn([last], d)
 
 
@@ -312,71 +327,71 @@ def joined(points, modes):
     -------
     points, `Found`
     """
-    n, more = len(points.x), len(modes.x)
+    n, more = len(points.x), len(modes.u)
     both = Points(
-        np.concatenate([points.x, modes.x.astype(points.x.dtype)]),
+        np.concatenate([points.x, modes.u.astype(points.x.dtype)]),
         np.concatenate([points.logL, modes.logL]),
         np.concatenate([points.fold, np.arange(more) % 2]),
         np.concatenate([points.logw, np.full(more, -np.inf)]),
         points.logZ,
     )
     parts = np.exp(np.minimum(modes.logZ - points.logZ, 0.0))
-    held, sure = (min(float(part.sum()), 1.0) for part in (parts, parts[modes.gaussian]))
-    alike, masses = (np.concatenate([np.full(n, -np.inf), logw]) for logw in (modes.logw, modes.logw + modes.logZ[modes.mode]))
-    return both, Found(alike, masses, held, sure)
+    fractions = (min(float(part.sum()), 1.0) for part in (parts, parts[modes.gaussian]))
+    equal, mass = (np.concatenate([np.full(n, -np.inf), logw]) for logw in (modes.logw, modes.logw + modes.logZ[modes.mode]))
+    return both, Found(equal, mass, *fractions)
 
 
-def _climbed(x, scales, floor, evaluate, angle, bounds, allowed):
+def _climbed(u, scales, floor, search, allowed):
     """Climb from points (m, d) to the tops of their modes, each of them once.
 
     Returns
     -------
     modes; ln of the integral of their Gaussians; likelihood calls, about `allowed(integral)` at most.
     """
-    modes, integral, spent = [], -np.inf, 0
+    modes, integral, spent, angle = [], -np.inf, 0, np.asarray(search.space.periodic, bool)
 
     def height(rows):
-        return np.sum(evaluate(_wrapped(rows, angle)), axis=0)
+        return np.sum(search.evaluate(_wrapped(rows, angle)), axis=0)
 
     def known(row):
-        return any(mode.law.distance(row) < APART for mode in modes)
+        return any(mode.proposal.distance(row) < APART for mode in modes)
 
-    for peak, scale in zip(x, scales, strict=True):
+    for peak, scale in zip(u, scales, strict=True):
         if spent < allowed(integral):
-            top, cov, part, n_calls = laplace(peak, scale + np.sqrt(floor), height, bounds, known)
+            top, cov, part, n_calls = laplace(peak, scale + np.sqrt(floor), height, search.space.bounds, known)
             integral, spent = np.logaddexp(integral, part), spent + n_calls
             if cov is not None:
-                modes.append(Mode(Law.of(_wrapped(top, angle), cov + np.diag(floor), angle, WIDER), np.empty((0, x.shape[1]))))
+                modes.append(Mode(Proposal.of(_wrapped(top, angle), cov + np.diag(floor), angle, WIDER), np.empty((0, u.shape[1]))))
     return modes, integral, spent
 
 
-def _follow(rng, modes, floor, evaluate, most, expired):
-    """Draw from the laws of modes and learn from it, until all are done or given up, `most` calls or time are spent; returns the calls."""
+def _follow(rng, modes, floor, search):
+    """Draw from the proposals of modes and learn from it, until all are done or given up, or calls or time are spent; returns the calls."""
     spent = 0
     for i in range(TRIES):
         best = max((mode.logZ for mode in modes), default=-np.inf)
         active = [m for m in modes if not m.done and (i < FIRST_LOOK or m.logZ > best - NEGLIGIBLE)]
         more = len(active) * DRAWS * len(floor)
-        if not active or spent + more > most or expired():
+        if not active or spent + more > search.limit or search.expired():
             break
         spent += more
-        parts = [mode.law.draw(rng, int(DRAWS * len(floor) / mode.inside())) for mode in active]
+        parts = [mode.proposal.draw(rng, int(DRAWS * len(floor) / mode.inside())) for mode in active]
         new, ends = np.concatenate(parts), np.cumsum([len(part) for part in parts])[:-1]
-        for mode, *rows in zip(active, *(np.split(values, ends) for values in (new, *evaluate(new))), strict=True):
+        for mode, *rows in zip(active, *(np.split(values, ends) for values in (new, *search.evaluate(new))), strict=True):
             _learn(mode, *rows, floor)
     return spent
 
 
-def _fill(rng, modes, floor, evaluate, most, *, lost):
-    """Draw more from modes that are done and nearly Gaussian or `lost`, by their masses and by the laws before those that looked around."""
-    total = logsumexp(np.array([mode.logZ for mode in modes] or [0.0]))
+def _fill(rng, modes, floor, search, *, lost):
+    """Draw more from modes that are done and nearly Gaussian or `lost`, by their masses, from the proposals before the wide ones."""
+    total, left = logsumexp(np.array([mode.logZ for mode in modes] or [0.0])), search.limit
     for mode in (mode for mode in modes if mode.done and (mode.gaussian() or lost)):
         missing = PLENTY * len(floor) ** 2 * np.exp(mode.logZ - total) - mode.ess
-        n = int(min(missing * mode.n_draws / mode.ess, most))
+        n = int(min(missing * mode.n_draws / mode.ess, left))
         if n > 0:
-            most -= n
-            x = mode.tried[-2][0].draw(rng, n)
-            _learn(mode, x, *evaluate(x), floor)
+            left -= n
+            u = mode.history[-2][0].draw(rng, n)
+            _learn(mode, u, *search.evaluate(u), floor)
 
 
 def _nearest(others, row):
@@ -384,9 +399,9 @@ def _nearest(others, row):
     return np.argsort(np.sum((others - row) ** 2, axis=1), kind="stable")[:COMPARED]
 
 
-def _wrapped(x, angle):
-    """Wrap the angles of x (n, d) into [-pi, pi)."""
-    return np.where(angle, turned(x), x)
+def _wrapped(u, angle):
+    """Wrap the angles of u (n, d) into [-pi, pi)."""
+    return np.where(angle, turned(u), u)
 
 
 def _coolest(logw, logL, wanted):
@@ -396,33 +411,33 @@ def _coolest(logw, logL, wanted):
     return trials[int(np.argmax(sizes >= wanted) if np.any(sizes >= wanted) else np.argmax(sizes))]
 
 
-def _fitted(x, logw, angle, floor, volume):
-    """Fit the `Law` to weighted points x (n, d): correlations shrink where few are effective, variances don't fall to zero."""
+def _fitted(u, logw, angle, floor, volume):
+    """Fit the `Proposal` to weighted points u (n, d): correlations shrink where few are effective, variances don't fall to zero."""
     w = np.exp(normalised(logw))
-    delta = _wrapped(x - x[np.argmax(w)], angle)
+    delta = _wrapped(u - u[np.argmax(w)], angle)
     mean = w @ delta
     cov = (delta - mean).T @ (w[:, None] * (delta - mean))
-    n, d = effective_sample_size(logw), x.shape[1]
-    return Law.of(x[np.argmax(w)] + mean, (n * cov + d * np.diag(np.diag(cov))) / (n + d) + np.diag(floor), angle, volume)
+    n, d = effective_sample_size(logw), u.shape[1]
+    return Proposal.of(u[np.argmax(w)] + mean, (n * cov + d * np.diag(np.diag(cov))) / (n + d) + np.diag(floor), angle, volume)
 
 
-def _learn(mode, x, logL, logprior, floor):
-    """Add draws (n, d) to those of a mode, weigh all of them against the mixture of the laws tried, and fit the next law."""
+def _learn(mode, u, logL, logprior, floor):
+    """Add draws (n, d) to those of a mode, weigh all of them against the mixture of the proposals tried, and fit the next proposal."""
     inside = np.isfinite(logL) & np.isfinite(logprior)
-    mode.tried.append((mode.law, len(x)))
-    mode.x, mode.logL, mode.logprior = (
-        np.concatenate([old, new[inside]]) for old, new in ((mode.x, x), (mode.logL, logL), (mode.logprior, logprior))
+    mode.history.append((mode.proposal, len(u)))
+    mode.u, mode.logL, mode.logprior = (
+        np.concatenate([old, new[inside]]) for old, new in ((mode.u, u), (mode.logL, logL), (mode.logprior, logprior))
     )
-    if not len(mode.x):
+    if not len(mode.u):
         return
-    logw = mode.logprior + mode.logL - logsumexp(np.array([law.logpdf(mode.x) + np.log(n) for law, n in mode.tried]), axis=0)
+    logw = mode.logprior + mode.logL - logsumexp(np.array([proposal.logpdf(mode.u) + np.log(n) for proposal, n in mode.history]), axis=0)
     before = mode.logZ
     mode.logZ, mode.ess, mode.logw = logsumexp(logw), effective_sample_size(logw), normalised(logw)
-    wanted = WANTED * x.shape[1]
+    wanted = WANTED * u.shape[1]
     enough = mode.ess >= wanted
-    mode.done = enough and mode.looking and abs(mode.logZ - before) < SAME
-    mode.looking = enough
+    mode.done = enough and mode.exploring and abs(mode.logZ - before) < SAME
+    mode.exploring = enough
     if mode.gaussian():
-        mode.law = mode.law.wider(AROUND / WIDER if enough else 1.0)
+        mode.proposal = mode.proposal.wider(EXPLORE_VOLUME / WIDER if enough else 1.0)
     else:
-        mode.law = _fitted(mode.x, _coolest(logw, mode.logL, wanted), mode.law.angle, floor, AROUND if enough else WIDER)
+        mode.proposal = _fitted(mode.u, _coolest(logw, mode.logL, wanted), mode.proposal.angle, floor, EXPLORE_VOLUME if enough else WIDER)

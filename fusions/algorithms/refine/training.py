@@ -15,31 +15,42 @@ MODE_SHARE = 0.15  # of all these, and of the starts of chains, in equal parts f
 NESTED_TRUST = 0.25  # weight of nested points and of chains relative to their effective size
 
 
-def train(key, rng, tools, states, points, chains, rounds, found, *, with_velocity):
+def train(key, rng, known, states, rounds, *, with_velocity):
     """Fit each flow to the points and chains of its fold and to the draws of the rounds, at the powers of `targets_of`.
-
-    The velocity field is trained only `with_velocity`.
 
     At each power a set of points counts by its effective size; nested points and chains by less, since masses of modes drift and places
     of a chain depend on each other. Chains count at the posterior alone: few of them would carry a wider target. The modes found count
     alike.
+
+    Parameters
+    ----------
+    key : random key; rng : numpy Generator.
+    known : Known; states : a pair of flow states, one of each fold; rounds : list of Draws.
+    with_velocity : whether the velocity field is trained too.
+
+    Returns
+    -------
+    The pair of states, fitted.
     """
+    points, found, functions = known.points, known.found, known.functions
     out = []
     for fold, k in enumerate(jax.random.split(key)):
         nested = points.fold == fold
-        chain_x = chains.thinned().of_fold(fold)[0]
-        x = np.concatenate([points.x[nested], chain_x, *(r.x for r in rounds)])
+        chain_u = known.chains.thinned().of_fold(fold)[0]
+        x = np.concatenate([points.x[nested], chain_u, *(r.u for r in rounds)])
         target = np.full(len(x), -np.inf)
         for share, beta in targets_of(points):
             seen = _shared(tempered(points.logw, points.logL, beta)[nested]) + np.log(NESTED_TRUST)
-            sets = [np.logaddexp(seen, _shared(tempered(found.masses, points.logL, beta)[nested]) + np.log(found.held + 1e-300))]
-            sets += [np.full(len(chain_x), np.log(NESTED_TRUST) if beta == 1 else -np.inf)]
+            sets = [
+                np.logaddexp(seen, _shared(tempered(found.logw_mass, points.logL, beta)[nested]) + np.log(found.mode_fraction + 1e-300))
+            ]
+            sets += [np.full(len(chain_u), np.log(NESTED_TRUST) if beta == 1 else -np.inf)]
             sets += [_shared(_truncated(tempered(r.logw, r.logL, beta))) for r in rounds]
             target = np.logaddexp(target, normalised(np.concatenate(sets)) + np.log(share))
-        alike = np.pad(found.alike[nested], (0, len(x) - nested.sum()), constant_values=-np.inf)
-        target = blended(target, alike, MODE_SHARE * found.held)
-        out.append(tools.fit(k, states[fold], training_rows(rng, x, target, tools.held_out), with_velocity=with_velocity))
-    return out
+        equal = np.pad(found.logw_equal[nested], (0, len(x) - nested.sum()), constant_values=-np.inf)
+        target = blended(target, equal, MODE_SHARE * found.mode_fraction)
+        out.append(functions.fit(k, states[fold], training_rows(rng, x, target, functions.held_out), with_velocity=with_velocity))
+    return tuple(out)
 
 
 def targets_of(points):
