@@ -164,6 +164,11 @@ def keys_of(key, n):
     return [jax.random.fold_in(key, i) for i in range(n)]
 
 
+def generator_of(key):
+    """Make a NumPy generator of a random key, for a function that draws on the host."""
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)))
+
+
 def drawn(draw, key, shape, *args, **options):
     """Return what draw(key, shape, ...) of `jax.random` gives, drawn as one row.
 

@@ -16,7 +16,7 @@ import numpy as np
 import fusions
 from fusions import kernels
 from fusions import priors as pr
-from fusions.driver.compiled import make_tools
+from fusions.driver.compiled import make_functions
 from fusions.flows.cnf import CNF
 from fusions.flows.mixture import MixtureCNF
 from fusions.parallel.sharding import ALONE
@@ -62,9 +62,9 @@ def rows(layout):
 
 def moved(layout):
     """Move 21 points along trajectories of 20 steps."""
-    tools, _ = make_tools(PROBLEM, SMALL_REFINE, layout)
+    functions, _ = make_functions(PROBLEM, SMALL_REFINE, layout)
     x = np.random.default_rng(0).uniform(-0.4, 0.4, (21, 3)).astype(np.float32)
-    return np.concatenate([np.ravel(a) for a in tools.trajectory(jax.random.key(0), x, np.full(3, 0.1), 0.3, 20)[:3]])
+    return np.concatenate([np.ravel(a) for a in functions.trajectory(jax.random.key(0), x, np.full(3, 0.1), 0.3, 20)[:3]])
 
 
 def digest(result):

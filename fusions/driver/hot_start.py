@@ -37,7 +37,7 @@ class Frame(NamedTuple):
 
 
 @in_double
-def hot_start(problem, result):
+def hot_start(problem, result, *, key=0):
     """Prepare a slightly changed problem to be run from where the posterior of an earlier run was.
 
     The prior that is returned is a mixture: a fifth of the problem's own, the rest Gaussians fitted to draws of the earlier run's flows,
@@ -48,6 +48,7 @@ def hot_start(problem, result):
     ----------
     problem : the changed `Problem`, with as many parameters in the same order as the one of the result, and no constraint.
     result : Result of a run with a refine phase.
+    key : seed of the draws that the Gaussians are fitted to.
 
     Returns
     -------
@@ -71,7 +72,7 @@ def hot_start(problem, result):
     if prior.constraint is not None:
         raise OptionError("Expected a prior without a constraint. Let the likelihood return -inf where it does not hold.")
     space = problem.space()
-    near = _near(source, space)
+    near = _near(jax.random.key(key), source, space)
     period = np.where(prior.periodic, 2 * np.pi, np.inf)
 
     def log_prob(x):
@@ -91,12 +92,12 @@ def hot_start(problem, result):
     )  # fmt: skip
 
 
-def _near(source, space):
+def _near(key, source, space):
     """Fit Gaussians to draws of the flows, in internal coordinates."""
     functions, _ = make_functions(source.problem, source.settings)
     states = [state for state, _ in source.flows.members()]
-    keys = jax.random.split(jax.random.key(0), BATCHES + 1)
-    u = np.concatenate([functions.draw(key, states[i % len(states)]) for i, key in enumerate(keys[1:])])
+    keys = jax.random.split(key, BATCHES + 1)
+    u = np.concatenate([functions.draw(k, states[i % len(states)]) for i, k in enumerate(keys[1:])])
     x, inside = functions.space.leave(u), np.isfinite(functions.logprior(u)).astype(u.dtype)
 
     period_of, whitened = coordinates(space)

@@ -15,7 +15,7 @@ from fusions.flows.defensive import has_velocity
 from fusions.model.bounded import with_edges
 from fusions.model.likelihood import theta_of, verified
 from fusions.model.problem import Problem
-from fusions.numerics import precision_of
+from fusions.numerics import generator_of, precision_of
 from fusions.types import Budget
 
 
@@ -46,8 +46,9 @@ class Source(NamedTuple):
         budget = Budget()
         with precision_of(self.precision):
             functions = charging(make_functions(self.problem, self.settings)[0], budget)
-            draws = draw(jax.random.key(key), functions, self.flows, whole_units(n))
-            pick = np.random.default_rng(key).permutation(len(draws.u))[:n]
+            k_draw, k_pick = jax.random.split(jax.random.key(key))
+            draws = draw(k_draw, functions, self.flows, whole_units(n))
+            pick = generator_of(k_pick).permutation(len(draws.u))[:n]
             theta = theta_of(self.problem, [functions.space.leave(draws.u[pick])], draws.blobs[pick])
             return theta, draws.logw[pick], budget.used
 

@@ -22,7 +22,7 @@ from fusions.driver.progress import Snapshot
 from fusions.driver.redraw import attach
 from fusions.driver.saving import Progress, Saver
 from fusions.driver.signals import Signals
-from fusions.driver.snapshot import RunState, generator
+from fusions.driver.snapshot import RunState
 from fusions.errors import LikelihoodError, Status
 from fusions.evidence.ledger import Ledger
 from fusions.model.likelihood import reject_invalid
@@ -109,7 +109,7 @@ class Session:
                 self._settle(cost)
                 self.notes.append(note)
         self.ledger.seconds["compile"] += watch.read()[1]
-        self._commit(state, 0, np.random.default_rng([self.key, 1]), np.inf)
+        self._commit(state, 0, np.inf)
         self.saver.begin(state.live)
 
     def resume(self):
@@ -176,13 +176,13 @@ class Session:
                 reject_invalid(self.problem, *out.invalid)
             return out
 
-        before, key, rng = self.state, jax.random.fold_in(self.k_loop, self.state.iteration), generator(self.state.rng)
+        before, key = self.state, jax.random.fold_in(self.k_loop, self.state.iteration)
         with self.site.signals.interruptible():
-            state, level = nested.step(key, rng, before.nested, self.algorithm, self.schedule, tune, walk)
+            state, level = nested.step(key, before.nested, self.algorithm, self.schedule, tune, walk)
         seconds, compiling = watch.read()
         self._clock(compiling, sum(training), seconds - sum(training), level.walks)
         self.ledger.append(level.dead, level.slot, level.uniforms, self._trace(state, level, self.budget.used - used))
-        self._commit(state, before.iteration + 1, rng, min(before.passed, before.nested.running.remaining(before.nested.live.logL)))
+        self._commit(state, before.iteration + 1, min(before.passed, before.nested.running.remaining(before.nested.live.logL)))
         self.saver.save_if_due()
         return self._snapshot()
 
@@ -200,11 +200,11 @@ class Session:
             "unmoved": level.n_unmoved / n_dead, **state.controller._asdict(), **_kernel_report(state.info),
         }  # fmt: skip
 
-    def _commit(self, nested_state, iteration, rng, passed):
+    def _commit(self, nested_state, iteration, passed):
         """Let what was computed count; an earlier Result is then not final."""
-        ledger, rng_state, n_calls = self.ledger, rng.bit_generator.state, self.budget.used
+        ledger, n_calls = self.ledger, self.budget.used
         clocks = dict(ledger.seconds), ledger.elapsed()
-        self.state = RunState(nested_state, iteration, rng_state, len(ledger.blocks), n_calls, *clocks, passed)
+        self.state = RunState(nested_state, iteration, len(ledger.blocks), n_calls, *clocks, passed)
         self.saver.final = None
 
     def _settle(self, cost):
@@ -273,10 +273,10 @@ class Session:
 
         self.budget.report, self.budget.expired = show, expired
         with site.signals.interruptible(patient=False):
-            points, rng = self.ledger.points(self.state.nested.live), generator(self.state.rng)
+            points = self.ledger.points(self.state.nested.live)
             functions = charging(functions._replace(target=self.saver.remembered(functions.target)), self.budget)
             if not expired():
-                found = phase.refine(self.k_refine, rng, self.refine, self.schedule, functions, points, self.budget, target)
+                found = phase.refine(self.k_refine, self.refine, self.schedule, functions, points, self.budget, target)
         for name, seconds in zip(("refine", "compile"), watch.read(), strict=True):
             self.ledger.seconds[name] += seconds
         self.n_compiled += traces().total() - n_traced

@@ -28,7 +28,6 @@ class RunState(NamedTuple):
     ----------
     nested : NestedState
     iteration : levels done.
-    rng : state of numpy's generator.
     n_blocks, n_calls : blocks of the ledger and likelihood calls that belong to it.
     seconds, elapsed : clocks of the ledger.
     passed : smallest ln of the remaining share of the evidence at the marks before, where the run did not stop.
@@ -36,19 +35,11 @@ class RunState(NamedTuple):
 
     nested: nested.NestedState
     iteration: int
-    rng: dict
     n_blocks: int
     n_calls: int
     seconds: dict
     elapsed: float
     passed: float
-
-
-def generator(state):
-    """Make numpy's generator in a saved state."""
-    rng = np.random.default_rng(0)
-    rng.bit_generator.state = state
-    return rng
 
 
 def path_of(problem):
@@ -115,7 +106,7 @@ def pack_mark(mark):
     """Turn a mark into JSON-able metadata and {name: array}."""
     state = mark.nested
     meta = {
-        "iteration": mark.iteration, "rng": mark.rng, "n_calls": mark.n_calls, "seconds": mark.seconds,
+        "iteration": mark.iteration, "n_calls": mark.n_calls, "seconds": mark.seconds,
         "elapsed": mark.elapsed, "passed": mark.passed, "running": list(state.running),
         "pool_next": list(state.pool.place), **{name: float(value) for name, value in state.controller._asdict().items()},
     }  # fmt: skip
@@ -147,7 +138,7 @@ def unpack_mark(meta, arrays, engine, n_blocks):
     learned = {group: engine.layout.placed(_tree(like[group], arrays, group)) for group in like}
     controller = nested.Controller(meta["parent_correlation"], meta["walk_scale"])
     state = nested.NestedState(live, pool, Running(*meta["running"]), controller, **learned)
-    return RunState(state, meta["iteration"], meta["rng"], n_blocks, meta["n_calls"], meta["seconds"], meta["elapsed"], meta["passed"])
+    return RunState(state, meta["iteration"], n_blocks, meta["n_calls"], meta["seconds"], meta["elapsed"], meta["passed"])
 
 
 def _tree(like, arrays, group) -> Any:

@@ -7,18 +7,23 @@ import pytest
 from scipy.special import ndtri
 from scipy.stats import multivariate_normal as normal
 
-from fusions.algorithms.refine import modes
-from fusions.algorithms.refine.phase import Refine, refine
-from fusions.driver.compiled import make_tools
+from fusions.algorithms.nested.schedule import EXPENSIVE
+from fusions.algorithms.refine import mode_draws, modes
+from fusions.algorithms.refine.draws import RefineSpace
+from fusions.algorithms.refine.phase import refine
+from fusions.algorithms.refine.settings import Refine
+from fusions.driver.compiled import charging, make_functions
 from fusions.evidence.importance import importance
 from fusions.evidence.volumes import Points
 from fusions.flows.matching import Training
 from fusions.flows.mixture import MixtureCNF
+from fusions.types import Budget
 
 CENTRES = np.array([[1.5, 1.5], [-1.5, 1.5], [1.5, -1.5], [-1.5, -1.5]])
 WEIGHTS = np.array([0.4, 0.3, 0.2, 0.1])
 WIDTH = 0.05
 CUBE = 3.0  # half the side of the prior
+SEED = jax.random.key(3)
 EDGES = np.array([[-CUBE, -CUBE], [CUBE, CUBE]])
 
 
@@ -38,6 +43,12 @@ class Counted:
 def never():
     """Say that time is not up."""
     return False
+
+
+def search(evaluate, dim=2, limit=np.inf, expired=never):
+    """Say what a search for modes in the cube may use."""
+    space = RefineSpace((False,) * dim, EDGES[:, :1].repeat(dim, axis=1), None, None)
+    return mode_draws.Search(evaluate, space, limit, expired)
 
 
 def islands(x):
@@ -107,7 +118,7 @@ def test_a_mode_known_by_its_flank_alone_gets_its_mass(seed):
     rng = np.random.default_rng(seed)
     flank = CENTRES[1] + [3 * WIDTH, 0] + 0.03 * WIDTH * rng.standard_normal((100, 2))
     x = np.concatenate([around(rng, CENTRES[:1], WIDTH, 100), flank])
-    found = modes.survey(rng, points_of(x, islands(x)), Counted(islands), (False, False), EDGES, np.inf, never)
+    found = modes.survey(SEED, points_of(x, islands(x)), search(Counted(islands)))
     expected = np.log(WEIGHTS[:2]) - 2 * np.log(2 * CUBE)
     np.testing.assert_allclose(np.sort(found.logZ)[::-1], expected, atol=1.0)
 
@@ -116,42 +127,41 @@ def test_survey_finds_the_mass_of_each_mode():
     rng = np.random.default_rng(3)
     x = around(rng, CENTRES, WIDTH, 100)  # all alike, although the masses are not
     evaluate = Counted(islands)
-    found = modes.survey(rng, points_of(x, islands(x)), evaluate, (False, False), EDGES, np.inf, never)
+    found = modes.survey(SEED, points_of(x, islands(x)), search(evaluate))
     order = np.argsort(-found.logZ)
     exact = np.log(WEIGHTS) - 2 * np.log(2 * CUBE)
     np.testing.assert_allclose(found.logZ[order], exact, atol=1.2)  # six effective draws at least: three standard errors
     assert evaluate.n_calls < 500
-    closest = np.argmin(np.sum((found.x[:, None] - CENTRES) ** 2, axis=2), axis=1)
+    closest = np.argmin(np.sum((found.u[:, None] - CENTRES) ** 2, axis=2), axis=1)
     shares = np.bincount(closest, np.exp(found.logw), minlength=4)
     np.testing.assert_allclose(shares, 1, atol=1e-6)
-    np.testing.assert_allclose(found.logL, islands(found.x))
+    np.testing.assert_allclose(found.logL, islands(found.u))
     assert np.all(found.gaussian)
 
 
 def test_all_draws_together_estimate_the_evidence_of_overlapping_modes():
     """Each of the modes is followed twice."""
     rng, evaluate = np.random.default_rng(9), Counted(islands)
-    laws = [modes.Law.of(c, WIDTH**2 * np.eye(2), np.zeros(2, bool), 2.0) for c in np.repeat(CENTRES, 2, axis=0)]
-    twice = [modes.Mode(law, np.empty((0, 2))) for law in laws]
-    modes._follow(rng, twice, np.full(2, 1e-12), evaluate, np.inf, never)
+    laws = [mode_draws.Proposal.of(c, WIDTH**2 * np.eye(2), np.zeros(2, bool), 2.0) for c in np.repeat(CENTRES, 2, axis=0)]
+    twice = [mode_draws.Mode(law, np.empty((0, 2))) for law in laws]
+    mode_draws.draw_until_done(rng, twice, np.full(2, 1e-12), search(evaluate))
     parts = np.logaddexp.reduce([mode.logZ for mode in twice]) + 2 * np.log(2 * CUBE)
     assert parts == pytest.approx(np.log(2), abs=0.4)
-    drawn = modes._drawn(twice, 2)
+    drawn = mode_draws.drawn_from(twice, 2)
     found = importance(drawn.logw)
     assert found.logZ_err < 0.15
     assert abs(found.logZ + 2 * np.log(2 * CUBE)) < 4 * found.logZ_err
-    np.testing.assert_allclose(drawn.logL, islands(drawn.x))
+    np.testing.assert_allclose(drawn.logL, islands(drawn.u))
 
 
 @pytest.mark.parametrize("away", [4.5, 0.5])
 @pytest.mark.parametrize("width", [1e-5, 1e-2])
 def test_a_peak_is_followed_from_one_point_of_it(width, away):
     """In three dimensions, where it is much narrower than the points known, in one of them by much more."""
-    rng, scale = np.random.default_rng(10), width * np.array([1.0, 10.0, 3.0])
+    scale = width * np.array([1.0, 10.0, 3.0])
     evaluate = Counted(lambda x: np.logaddexp(0.0, 15 + np.sum(-0.5 * ((x - 0.7) / scale) ** 2, axis=1)))
     top = 0.7 + away * scale * np.array([1, -0.3, 0.2])
-    edges = EDGES[:, :1].repeat(3, axis=1)
-    drawn = modes.follow(rng, 256, top, np.full(3, CUBE / np.sqrt(3)), evaluate, (False,) * 3, edges, 2000, never)
+    drawn = modes.follow(SEED, 256, top, np.full(3, CUBE / np.sqrt(3)), search(evaluate, 3, 2000))
     found = importance(drawn.logw)
     assert found.logZ_err < 0.1
     assert found.khat < 0.5
@@ -167,7 +177,7 @@ def test_a_mode_that_died_long_before_the_posterior_is_found_again():
     logL = islands(x)
     early = np.arange(len(x)) >= 600
     logw = np.where(early, logL - logL.max() - 5, 0.0)
-    found = modes.survey(rng, points_of(x, logL, logw - np.logaddexp.reduce(logw)), Counted(islands), (False, False), EDGES, np.inf, never)
+    found = modes.survey(SEED, points_of(x, logL, logw - np.logaddexp.reduce(logw)), search(Counted(islands)))
     assert len(found.logZ) == 4
     np.testing.assert_allclose(found.logZ.max(), np.log(0.4) - 2 * np.log(2 * CUBE), atol=1.2)
 
@@ -178,12 +188,12 @@ def test_a_single_gaussian_is_found_where_nested_points_are_far_from_it():
     law = normal(np.full(dim, 0.5), WIDTH**2)
     x = 0.5 + WIDTH * (5 * rng.choice([-1, 1], (200, 1)) * (np.arange(dim) < 4) + rng.standard_normal((200, dim)))
     evaluate = Counted(law.logpdf)
-    found = modes.survey(rng, points_of(x, law.logpdf(x)), evaluate, (False,) * dim, EDGES[:, :1].repeat(dim, axis=1), np.inf, never)
+    found = modes.survey(SEED, points_of(x, law.logpdf(x)), search(evaluate, dim))
     assert len(found.logZ) == 1
     w = np.exp(found.logw)
     assert 1 / np.sum(w**2) > dim**2  # a covariance can be told from them
     assert abs(found.logZ[0] + dim * np.log(2 * CUBE)) < 1
-    np.testing.assert_allclose(w @ found.x, 0.5, atol=WIDTH)
+    np.testing.assert_allclose(w @ found.u, 0.5, atol=WIDTH)
     assert evaluate.n_calls < 2000
 
 
@@ -197,11 +207,11 @@ def test_a_single_mode_that_is_no_gaussian_is_kept_where_nested_points_lost_it(d
         return np.logaddexp(narrow.logpdf(x), wide.logpdf(x)) - np.log(2)
 
     x, logZ = 0.5 + 3 * WIDTH * rng.standard_normal((300, dim)), -dim * np.log(2 * CUBE)
-    points, edges = points_of(x, peaked(x), logZ=logZ - deficit), EDGES[:, :1].repeat(dim, axis=1)
-    found = modes.survey(rng, points, Counted(peaked), (False,) * dim, edges, 20_000, never)
+    points = points_of(x, peaked(x), logZ=logZ - deficit)
+    found = modes.survey(SEED, points, search(Counted(peaked), dim, 20_000))
     assert len(found.logZ) == n_modes
     if n_modes:
-        assert 1 / np.sum(np.exp(2 * found.logw)) > modes.PLENTY * dim**2 / 2
+        assert 1 / np.sum(np.exp(2 * found.logw)) > mode_draws.PLENTY * dim**2 / 2
         assert abs(found.logZ[0] - logZ) < 0.5
         assert not found.gaussian[0]
 
@@ -209,7 +219,7 @@ def test_a_single_mode_that_is_no_gaussian_is_kept_where_nested_points_lost_it(d
 def test_a_single_mode_far_from_gaussian_is_left_to_its_nested_points():
     rng = np.random.default_rng(5)
     x, evaluate = along_ridge(rng, 400), Counted(ridge)
-    assert len(modes.survey(rng, points_of(x, ridge(x)), evaluate, (False, False), EDGES, np.inf, never).logZ) == 0
+    assert len(modes.survey(SEED, points_of(x, ridge(x)), search(evaluate)).logZ) == 0
     assert evaluate.n_calls < 500
 
 
@@ -225,20 +235,20 @@ def test_a_curved_mode_is_not_sure():
     x = np.stack([radius * np.sin(angle), radius * np.cos(angle) - 1], axis=1)
     x = np.concatenate([x, around(rng, np.array([[0, 2]]), WIDTH, 100)])
     points = points_of(x, two(x))
-    found = modes.survey(rng, points, Counted(two), (False, False), EDGES, np.inf, never)
+    found = modes.survey(SEED, points, search(Counted(two)))
     assert not found.gaussian[np.argmax(found.logZ)]
     points = points._replace(logZ=np.logaddexp.reduce(found.logZ))
     _, parts = modes.joined(points, found)
-    np.testing.assert_allclose(parts.held, 1)
-    np.testing.assert_allclose(parts.sure, np.sum(np.exp(found.logZ[found.gaussian] - points.logZ)))
-    assert parts.sure < 0.5
+    np.testing.assert_allclose(parts.mode_fraction, 1)
+    np.testing.assert_allclose(parts.gaussian_fraction, np.sum(np.exp(found.logZ[found.gaussian] - points.logZ)))
+    assert parts.gaussian_fraction < 0.5
 
 
 def test_calls_are_limited():
     rng = np.random.default_rng(6)
     x = around(rng, CENTRES, WIDTH, 100)
     evaluate = Counted(islands)
-    assert len(modes.survey(rng, points_of(x, islands(x)), evaluate, (False, False), EDGES, 20, never).logZ) == 0
+    assert len(modes.survey(SEED, points_of(x, islands(x)), search(evaluate, limit=20)).logZ) == 0
     assert evaluate.n_calls < 60  # those that told the modes apart
 
 
@@ -248,7 +258,7 @@ def test_survey_ends_when_time_is_up(n_calls):
     rng = np.random.default_rng(6)
     x = around(rng, CENTRES, WIDTH, 100)
     evaluate = Counted(islands)
-    found = modes.survey(rng, points_of(x, islands(x)), evaluate, (False, False), EDGES, np.inf, lambda: evaluate.n_calls > n_calls)
+    found = modes.survey(SEED, points_of(x, islands(x)), search(evaluate, expired=lambda: evaluate.n_calls > n_calls))
     assert len(found.logZ) == 0
     assert evaluate.n_calls < n_calls + 150
 
@@ -258,7 +268,7 @@ def test_modes_without_mass_are_given_up():
     centres = np.array([[1.5, 1.5], [-1.5, 1.5], [0.0, -1.5]])
     low = lambda x: np.logaddexp.reduce([h + normal(c, WIDTH**2).logpdf(x) for h, c in zip((0, -1, -40), centres, strict=True)])  # noqa: E731
     x = around(rng, centres, WIDTH, 100)
-    found = modes.survey(rng, points_of(x, low(x)), Counted(low), (False, False), EDGES, np.inf, never)
+    found = modes.survey(SEED, points_of(x, low(x)), search(Counted(low)))
     assert len(found.logZ) == 2
 
 
@@ -275,8 +285,9 @@ def test_a_refine_phase_regains_a_mode_that_live_points_lost():
     logw = np.concatenate([np.zeros(len(kept)), logL[len(kept) :] - logL.max()])
     flow = MixtureCNF(components=8, width=32, depth=2, ode_steps=4, training=Training(steps=50, rounds=4, batch=256, jitter=0.0))
     settings = Refine(error=0.03, flow=flow)
-    tools, _ = make_tools(oracle.problem, settings)
+    budget = Budget(60_000)
+    functions = charging(make_functions(oracle.problem, settings)[0], budget)
     points = points_of(x, logL, logw - np.logaddexp.reduce(logw), oracle.logZ)
-    found = refine(jax.random.key(9), rng, settings, tools, points, "expensive", 20_000, 60_000, lambda n: None, lambda: False)
+    found = refine(jax.random.key(9), settings, EXPENSIVE, functions, points, budget, 20_000)
     assert len(found.modes) == 4
     assert abs(found.importance.logZ - oracle.logZ) < 3 * found.importance.logZ_err < 0.15

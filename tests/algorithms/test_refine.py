@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +12,12 @@ import pytest
 
 import fusions
 from fusions import priors as pr
-from fusions.algorithms.refine import phase as refinement
-from fusions.algorithms.refine import training
-from fusions.driver.compiled import make_tools
+from fusions.algorithms.refine import checks, phase, rounds, training
+from fusions.algorithms.refine.draws import together
+from fusions.driver.compiled import make_functions
 from fusions.driver.redraw import Source
 from fusions.errors import OptionError
-from fusions.evidence.importance import importance
+from fusions.evidence.importance import Importance, importance
 from fusions.evidence.volumes import Points
 from fusions.flows import defensive
 from fusions.flows.gaussian_mixture import (
@@ -204,8 +205,8 @@ def test_density_follows_the_modes(bimodal):
 def test_rows_held_out_have_no_copies_among_those_trained_on(every):
     """Whatever `hold_every` says; copies would make the loss on the rows held out that of training."""
     flow, rng = MixtureCNF(training=Training(hold_every=every)), np.random.default_rng(0)
-    tools, _ = make_tools(fusions.Problem(BOX, lambda p: -(p["x"] ** 2)), fusions.Refine(flow=flow))
-    rows = training.training_rows(rng, np.arange(5000.0)[:, None], rng.normal(size=5000), tools.held_out)
+    functions, _ = make_functions(fusions.Problem(BOX, lambda p: -(p["x"] ** 2)), fusions.Refine(flow=flow))
+    rows = training.training_rows(jax.random.key(0), np.arange(5000.0)[:, None], rng.normal(size=5000), functions.held_out)
     held = flow.training.held_out(len(rows))
     assert held.mean() == pytest.approx(1 / every, rel=1e-3)
     assert not set(rows[held, 0]) & set(rows[~held, 0])
@@ -277,11 +278,12 @@ def test_a_good_last_round_is_among_the_final_draws(ball, monkeypatch):
     problem, result = ball
     made = []
 
-    def noted(*args, draw=refinement.draw):
+    def noted(*args, draw=phase.draw):
         made.append(draw(*args))
         return made[-1]
 
-    monkeypatch.setattr(refinement, "draw", noted)
+    monkeypatch.setattr(phase, "draw", noted)
+    monkeypatch.setattr(rounds, "draw", noted)
     again = fusions.run(problem, fusions.nested(n_live=100, cost="expensive"), key=3, refine=QUICK, progress=False)
     assert len(made) > 2
     assert made[-2].logw.size == again.refined["n_draws"] - made[-1].logw.size
@@ -290,12 +292,21 @@ def test_a_good_last_round_is_among_the_final_draws(ball, monkeypatch):
     assert again.logZ == result.logZ
 
 
+def rounds_of(*summaries, min_efficiency=0.5, khat=0.3):
+    """Make rounds of 100 draws with given ln Z, error, effective fraction."""
+    made = rounds.Rounds(100, min_efficiency, None)
+    for logZ, err, share in summaries:
+        estimate = Importance(logZ, err, 100 * share, khat)
+        made.made.append(rounds.Round(SimpleNamespace(u=np.zeros(100)), estimate))
+    return made
+
+
 @pytest.mark.parametrize(
     ("shares", "kept"),
     [((0.1, 0.4), []), ((0.6,), []), ((0.1, 0.6, 0.7), [2]), ((0.6, 0.4, 0.1, 0.5), [1, 3]), ((0.3, 0.3, 0.6, 0.3), [3])],
 )
 def test_rounds_after_the_first_good_one_are_kept_unless_they_failed(shares, kept):
-    assert refinement._kept([(0.0, 0.1, share) for share in shares], 0.5) == kept
+    assert rounds_of(*((0.0, 0.1, share) for share in shares)).to_pool() == kept
 
 
 @pytest.mark.parametrize(
@@ -310,7 +321,7 @@ def test_rounds_after_the_first_good_one_are_kept_unless_they_failed(shares, kep
     ],
 )
 def test_a_velocity_is_learned_where_rounds_make_no_progress(shares, stalled):
-    assert refinement._stalled([(0.0, 0.1, share) for share in shares], 0.3) == stalled
+    assert rounds_of(*((0.0, 0.1, share) for share in shares), min_efficiency=0.3).stalled(3) == stalled
 
 
 @pytest.mark.slow
@@ -319,15 +330,15 @@ def test_a_velocity_is_learned_where_rounds_make_no_progress(shares, stalled):
 )
 def test_kernels_and_gaussians_save_the_training_of_a_velocity(monkeypatch, cost, stalled, with_velocity):
     """The same problem where they do, where they are said not to, and where calls are cheap."""
-    train, trained = refinement.train, []
+    train, trained = rounds.train, []
 
     def watched(*args, with_velocity):
         trained.extend(states := train(*args, with_velocity=with_velocity))
         assert all(defensive.has_velocity(state) == with_velocity for state in states)
         return states
 
-    monkeypatch.setattr(refinement, "train", watched)
-    monkeypatch.setattr(refinement, "_stalled", lambda *args: stalled)
+    monkeypatch.setattr(rounds, "train", watched)
+    monkeypatch.setattr(rounds.Rounds, "stalled", lambda made, after: stalled and after < np.inf)
     result = fusions.run(QUADRATIC, fusions.nested(n_live=60, cost=cost), refine=QUICK, progress=False)
     assert abs(result.logZ - EXACT) < 4 * result.logZ_err
     assert any(defensive.has_velocity(state) for state in trained) == with_velocity
@@ -355,22 +366,22 @@ def test_density_without_a_velocity_is_that_of_its_draws():
 def test_mass_that_chains_see_and_draws_do_not():
     """A tenth of the posterior where chains stand and draws do not come; then a draw that holds half of it, and one that holds more."""
     chains, none = np.repeat([0.0, 8.0], [180, 20]), np.zeros(1000)
-    assert refinement.uncovered([(chains, none)] * 2, 0.0) == pytest.approx(0.1)
-    assert refinement.uncovered([(chains, none), (np.zeros(200), none)], 0.0) == pytest.approx(0.05)
-    assert refinement.uncovered([(chains - 700, none - 700)], -700.0) == pytest.approx(0.1)
+    assert checks.uncovered([(chains, none)] * 2, 0.0) == pytest.approx(0.1)
+    assert checks.uncovered([(chains, none), (np.zeros(200), none)], 0.0) == pytest.approx(0.05)
+    assert checks.uncovered([(chains - 700, none - 700)], -700.0) == pytest.approx(0.1)
     half, more = (np.append(none[1:], np.log(weight)) for weight in (50.0, 500.0))
-    assert refinement.uncovered([(chains, half)] * 2, 0.0) == pytest.approx(0.05)
-    assert refinement.uncovered([(chains, more)] * 2, 0.0) == 0
+    assert checks.uncovered([(chains, half)] * 2, 0.0) == pytest.approx(0.05)
+    assert checks.uncovered([(chains, more)] * 2, 0.0) == 0
 
 
 def test_good_rounds_end_adaptation_only_where_chains_were_quick_to_settle():
-    good = [(0.0, 0.01, 0.6), (0.01, 0.01, 0.6)]
-    assert refinement._settled(good, 0.3, 0.5, quick=True)
-    assert not refinement._settled(good, 0.3, 0.5, quick=False)
-    assert not refinement._settled(good, 0.8, 0.5, quick=True)
-    assert not refinement._settled(good, 0.3, 0.7, quick=True)
-    assert not refinement._settled([(0.2, 0.01, 0.6), good[1]], 0.3, 0.5, quick=True)
-    assert refinement._settled([(0.0, 0.01, 0.3)] * 6, 0.3, 0.5, quick=False)  # no progress
+    good = (0.0, 0.01, 0.6), (0.01, 0.01, 0.6)
+    assert rounds_of(*good).settled(early=True)
+    assert not rounds_of(*good).settled(early=False)
+    assert not rounds_of(*good, khat=0.8).settled(early=True)
+    assert not rounds_of(*good, min_efficiency=0.7).settled(early=True)
+    assert not rounds_of((0.2, 0.01, 0.6), good[1]).settled(early=True)
+    assert rounds_of(*((0.0, 0.01, 0.3),) * 6).settled(early=False)  # no progress
 
 
 def posterior_points(logL, d):
@@ -398,14 +409,14 @@ def test_the_bridge_uses_draws_of_the_present_flows_alone(ball, monkeypatch):
     problem, _ = ball
     seen = []
 
-    def noted(rng, tools, flows, chains, draws, logZ, bridge=refinement._bridge):
-        old = draws._replace(fold=np.full(len(draws.x), -1), logw=draws.logw + 50, logw_own=draws.logw_own + 50)
-        seen.extend(
-            bridge(np.random.default_rng(0), tools, flows, chains, refinement.together([*more, draws]), logZ)[0] for more in ([], [old])
-        )
-        return bridge(rng, tools, flows, chains, draws, logZ)
+    def noted(key, functions, flows, chains, final, bridged=phase.bridged):
+        draws = final.draws
+        old = draws._replace(fold=np.full(len(draws.u), -1), logw=draws.logw + 50, logw_own=draws.logw_own + 50)
+        for more in ([], [old]):
+            seen.append(bridged(key, functions, flows, chains, final._replace(draws=together([*more, draws]))).bridge)
+        return bridged(key, functions, flows, chains, final)
 
-    monkeypatch.setattr(refinement, "_bridge", noted)
+    monkeypatch.setattr(phase, "bridged", noted)
     fusions.run(problem, fusions.nested(n_live=100, cost="expensive"), key=3, refine=QUICK, progress=False)
     (alone, _), (beside, _) = seen
     np.testing.assert_allclose(beside, alone)

@@ -20,6 +20,8 @@ from fusions import priors as pr
 from fusions.algorithms.nested import schedule
 from fusions.algorithms.refine import phase as refinement
 from fusions.algorithms.refine.chains import Chains
+from fusions.algorithms.refine.checks import Bridged
+from fusions.algorithms.refine.draws import Draws, Ensemble
 from fusions.algorithms.refine.phase import Refine
 from fusions.driver import session
 from fusions.driver import snapshot as snapshots
@@ -30,6 +32,7 @@ from fusions.evidence.importance import importance
 from fusions.flows.cnf import CNF
 from fusions.io import checkpoint
 from fusions.io.checkpoint import Checkpoint
+from fusions.types import Budget
 
 SQUARE = fusions.Prior(x=pr.uniform(0, 1), y=pr.uniform(0, 1))
 SLICE = fusions.nested(n_live=40, kernel=kernels.HitAndRun(), kill=0.2)
@@ -196,20 +199,19 @@ def test_cost_that_was_timed_is_kept(monkeypatch, tmp_path):
 CHAINS = Chains(np.zeros((1, 2, 2)), np.zeros((1, 2)), np.arange(2), 8, 16, 0, 0.0, settled=True)
 
 
-def cheap_refine(key, rng, settings, tools, points, cost, budget, most, spent, expired):
-    """Stand in for the refine phase: draws from the prior, in batches that depend on key, rng and the values before."""
+def cheap_refine(key, settings, schedule, functions, points, budget, target):
+    """Stand in for the refine phase: draws from the prior, in batches that depend on the key and the values before."""
     rounds, shift = [], 0.0
     for i in range(4):
-        x = tools.enter(np.asarray(jax.random.normal(jax.random.fold_in(key, i), (16, 2))) + np.float32(shift))
-        logL, blobs, logprior, n_calls = tools.target(x)
-        spent(n_calls)
-        shift = 1e-3 * rng.random() + 1e-6 * logL.mean()
-        rounds.append(refinement.Draws(x, logL, blobs, logL, logL, np.zeros(16)))
-        if expired():
+        u = functions.space.enter(np.asarray(jax.random.normal(jax.random.fold_in(key, i), (16, 2))) + np.float32(shift))
+        logL, blobs, _ = functions.target(u)
+        shift = 1e-6 * logL.mean()
+        rounds.append(Draws(u, logL, blobs, logL, logL, np.zeros(16)))
+        if budget.expired():
             break
     found = importance(rounds[-1].logw)
     history = np.array([(found.logZ, found.logZ_err, 0.5)])
-    return refinement.Refined(found, (0.0, 1.0), (0.0, 1.0), 0.0, 0.0, history, rounds[-1], [], CHAINS, np.empty(0), [])
+    return refinement.Refined(found, Bridged((0.0, 1.0), (0.0, 1.0), 0.0), 0.0, history, rounds[-1], Ensemble(()), CHAINS, np.empty(0), [])
 
 
 @pytest.fixture
@@ -294,7 +296,7 @@ def test_refine_phase_cut_by_time_is_not_final(cheap, monkeypatch, tmp_path):
 
     monkeypatch.setattr(refinement, "refine", slow_refine)
     with monkeypatch.context() as patch:
-        patch.setattr(session.Limits, "expired", lambda limits: bool(late))
+        patch.setattr(Budget, "late", lambda budget: bool(late))
         result = run(refine=True, checkpoint=tmp_path)
     assert any("fewer rounds" in note for note in result.info["warnings"])
     assert result.refined["n_calls"] == 16

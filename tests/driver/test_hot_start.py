@@ -9,6 +9,7 @@ import pytest
 
 import fusions
 from fusions import priors as pr
+from fusions.algorithms.refine.draws import Ensemble
 from fusions.driver import hot_start
 from fusions.errors import OptionError
 from fusions.parallel.tasks import RATIO
@@ -54,9 +55,9 @@ def result(monkeypatch):
         del state
         return jnp.array([0.45, 2.98]) + jnp.array([0.1, 0.05]) * jax.random.normal(key, (512, 2))
 
-    tools = SimpleNamespace(draw=draw, leave=lambda y: y, logprior=lambda y: np.zeros(len(y)))
-    monkeypatch.setattr(hot_start, "make_tools", lambda problem, settings: (tools, None))
-    return SimpleNamespace(source=SimpleNamespace(problem=PROBLEMS["dict"], settings=None, flows=[[None, None]]))
+    functions = SimpleNamespace(draw=draw, space=SimpleNamespace(leave=lambda u: u), logprior=lambda u: np.zeros(len(u)))
+    monkeypatch.setattr(hot_start, "make_functions", lambda problem, settings: (functions, None))
+    return SimpleNamespace(source=SimpleNamespace(problem=PROBLEMS["dict"], settings=None, flows=Ensemble.of([None, None], 1)))
 
 
 @pytest.mark.parametrize("form", PROBLEMS)

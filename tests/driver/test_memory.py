@@ -10,9 +10,8 @@ import pytest
 
 import fusions
 from fusions import priors as pr
-from fusions.algorithms.nested.level import NestedState
 from fusions.errors import Status
-from fusions.evidence.ledger import Ledger
+from fusions.evidence.ledger import Ledger, Particles
 from fusions.evidence.volumes import insertion_uniforms
 from fusions.io.files import distinct_rows
 from fusions.model.likelihood import theta_of
@@ -45,9 +44,10 @@ def test_parameters_of_many_points_are_held_once():
 def test_ledger_is_joined_once():
     ledger, rng = Ledger(), np.random.default_rng(0)
     for _ in range(10):
-        ledger.append(rng.normal(size=(N, DIM)), rng.random(N), rng.random(N), np.zeros((N, 0)), np.zeros(N, int), rng.random(N))
-    live = NestedState(*[None] * 12)._replace(x=rng.normal(size=(5, DIM)), logL=np.ones(5), birth=np.ones(5), blobs=np.zeros((5, 0)))
-    (x, _), most = held(lambda: ledger.joined(live, "x", "logL"))
+        dead = Particles(rng.normal(size=(N, DIM)), rng.random(N), rng.random(N), np.zeros((N, 0)))
+        ledger.append(dead, np.zeros(N, int), rng.random(N))
+    live = Particles(rng.normal(size=(5, DIM)), np.ones(5), np.ones(5), np.zeros((5, 0)))
+    x, most = held(lambda: ledger.joined(live, "x"))
     assert len(x) == 10 * N + 5
     assert most < 1.3 * x.nbytes
 

@@ -14,7 +14,7 @@ from scipy import stats
 import fusions
 from fusions import kernels
 from fusions import priors as pr
-from fusions.driver.compiled import clear_cache, make_engine, make_tools
+from fusions.driver.compiled import clear_cache, make_engine, make_functions
 from fusions.driver.programs import Stopwatch, _prune
 from fusions.errors import OptionError
 from fusions.model.likelihood import make_evaluator, workers_of
@@ -111,12 +111,12 @@ def test_other_data_of_a_kind_compile_nothing():
 
 def test_refine_phases_of_other_data_share_their_programs():
     with precision_of("double"):
-        one, other = (make_tools(about(centre), fusions.Refine())[0] for centre in (0.3, 0.7))
+        one, other = (make_functions(about(centre), fusions.Refine())[0] for centre in (0.3, 0.7))
         for name in ("target", "trajectory"):
             assert getattr(one, name).func is getattr(other, name).func
         y = one.draw(jax.random.key(0), one.init(jax.random.key(0)))
-        for tools, problem in ((one, about(0.3)), (other, about(0.7))):
-            np.testing.assert_allclose(tools.target(y)[0], problem.call_rows(problem.prior.theta_rows(tools.leave(y)))[0])
+        for functions, problem in ((one, about(0.3)), (other, about(0.7))):
+            np.testing.assert_allclose(functions.target(y)[0], problem.call_rows(problem.prior.theta_rows(functions.space.leave(y)))[0])
 
 
 def test_problems_of_equal_data_are_equal():
@@ -163,11 +163,11 @@ def test_scipy_priors_differ_by_the_names_of_their_shapes():
 
 
 def test_refine_phases_share_what_knows_no_likelihood():
-    one, other = (make_tools(fusions.Problem(square(), function), fusions.Refine())[0] for function in (hill, hole))
+    one, other = (make_functions(fusions.Problem(square(), function), fusions.Refine())[0] for function in (hill, hole))
     for name in ("init", "fit", "draw", "kernel"):
         assert getattr(one, name) is getattr(other, name), name
     assert one.target is not other.target
-    assert make_tools(fusions.Problem(square(), hill), fusions.Refine())[0] is one
+    assert make_functions(fusions.Problem(square(), hill), fusions.Refine())[0] is one
 
 
 def test_each_precision_has_its_own():

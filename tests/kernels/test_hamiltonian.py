@@ -9,7 +9,7 @@ from scipy.stats import kstest, norm
 
 import fusions
 from fusions import priors as pr
-from fusions.driver.compiled import make_tools
+from fusions.driver.compiled import make_functions
 from fusions.types import turned
 
 PRIOR = fusions.Prior(cut=pr.uniform(0, 10), free=pr.normal(0, 1), turn=pr.uniform(-np.pi, np.pi, periodic=True))
@@ -25,24 +25,24 @@ def logL(p):
 def cut():
     """Make the problem and its compiled functions."""
     problem = fusions.Problem(PRIOR, logL)
-    return problem, *make_tools(problem, fusions.Refine())
+    return problem, *make_functions(problem, fusions.Refine())
 
 
-def exact(tools, n, rng):
+def exact(functions, n, rng):
     """Draw n posterior points in the coordinates of the chains."""
     a, free, turn = abs(2 * rng.standard_normal(n)), 0.8 + np.sqrt(0.2) * rng.standard_normal(n), np.pi + rng.vonmises(0, TURN, n)
-    return tools.enter(np.column_stack([norm.ppf(a / 10), free, turned(turn)]).astype(np.float32))
+    return functions.space.enter(np.column_stack([norm.ppf(a / 10), free, turned(turn)]).astype(np.float32))
 
 
 def test_trajectories_keep_the_posterior(cut):
-    _, tools, traces = cut
-    x, rng = exact(tools, 4000, np.random.default_rng(0)), np.random.default_rng(1)
-    others = exact(tools, 4000, rng)
+    _, functions, traces = cut
+    x, rng = exact(functions, 4000, np.random.default_rng(0)), np.random.default_rng(1)
+    others = exact(functions, 4000, rng)
     for i in range(3):
-        y, at, chance, force = tools.trajectory(jax.random.key(i), x, np.array([0.2, 0.4, 0.6]), 0.5, 10 + i)
+        y, at, chance, force = functions.trajectory(jax.random.key(i), x, np.array([0.2, 0.4, 0.6]), 0.5, 10 + i)
         assert chance.mean() > 0.8
         assert np.mean(np.abs(y - x).max(axis=1) > 0.1) > 0.7
-        np.testing.assert_allclose(at, tools.target(y)[0], atol=1e-4)
+        np.testing.assert_allclose(at, functions.target(y)[0], atol=1e-4)
         assert force.shape == x.shape
         x = y
     for column, other in zip(x.T, others.T, strict=True):
@@ -51,19 +51,19 @@ def test_trajectories_keep_the_posterior(cut):
 
 
 def test_short_steps_conserve_the_energy(cut):
-    _, tools, _ = cut
-    x = exact(tools, 500, np.random.default_rng(2))
-    chance = tools.trajectory(jax.random.key(3), x, np.array([0.2, 0.4, 0.6]), 0.01, 50)[2]
+    _, functions, _ = cut
+    x = exact(functions, 500, np.random.default_rng(2))
+    chance = functions.trajectory(jax.random.key(3), x, np.array([0.2, 0.4, 0.6]), 0.01, 50)[2]
     assert chance.min() > 0.99
 
 
 def test_the_force_is_the_gradient_of_the_posterior(cut):
-    _, tools, _ = cut
-    x, h = exact(tools, 50, np.random.default_rng(4)), 1e-2
+    _, functions, _ = cut
+    x, h = exact(functions, 50, np.random.default_rng(4)), 1e-2
     x = x[(np.abs(x[:, 0]) < 0.45) & (np.abs(x[:, 2]) < 3)]
-    force = tools.trajectory(jax.random.key(5), x, np.ones(3), 0.1, 0)[3]
+    force = functions.trajectory(jax.random.key(5), x, np.ones(3), 0.1, 0)[3]
     for i, row in enumerate(h * np.eye(3, dtype=np.float32)):
-        high, low = (tools.target(y)[0] + tools.logprior(y) for y in (x + row, x - row))
+        high, low = (functions.target(y)[0] + functions.logprior(y) for y in (x + row, x - row))
         np.testing.assert_allclose(force[:, i], (high - low) / (2 * h), rtol=0.05, atol=0.05)
 
 
@@ -75,14 +75,14 @@ def test_no_trajectories_without_a_gradient():
         return jax.pure_callback(lambda a: np.float32(-a), shape, p["a"], vmap_method="sequential")
 
     for problem in (fusions.Problem(prior, lambda p: -p["a"], traceable=False), fusions.Problem(prior, opaque)):
-        assert make_tools(problem, fusions.Refine())[0].trajectory is None
+        assert make_functions(problem, fusions.Refine())[0].trajectory is None
 
 
 def test_a_likelihood_that_is_nowhere_smooth_moves_nothing_wrongly():
     problem = fusions.Problem(fusions.Prior(a=pr.uniform(0, 1)), lambda p: jnp.where(p["a"] < 0.5, 0.0, -jnp.inf))
-    tools, _ = make_tools(problem, fusions.Refine())
+    functions, _ = make_functions(problem, fusions.Refine())
     x = np.random.default_rng(6).uniform(-0.5, 0, (2000, 1)).astype(np.float32)
-    y, at, *_ = tools.trajectory(jax.random.key(7), x, np.ones(1), 0.3, 5)
+    y, at, *_ = functions.trajectory(jax.random.key(7), x, np.ones(1), 0.3, 5)
     assert np.all(y < 0)
     assert np.all(at == 0)
     assert kstest(y[:, 0], "uniform", (-0.5, 0.5)).pvalue > 1e-3
@@ -90,8 +90,8 @@ def test_a_likelihood_that_is_nowhere_smooth_moves_nothing_wrongly():
 
 def test_a_ridge_is_followed_in_few_steps():
     oracle = oracles.rosenbrock(4)
-    tools, _ = make_tools(oracle.problem, fusions.Refine())
+    functions, _ = make_functions(oracle.problem, fusions.Refine())
     x = (0.005 * np.random.default_rng(8).standard_normal((400, 4))).astype(np.float32)  # units of the prior's width
     for i in range(4):
-        x = tools.trajectory(jax.random.key(i), x, np.full(4, 0.004), 0.6, 100)[0]
+        x = functions.trajectory(jax.random.key(i), x, np.full(4, 0.004), 0.6, 100)[0]
     assert 0.55 < 10 * x[:, 3].mean() < 1.05  # exact 0.818, standard deviation 1.2

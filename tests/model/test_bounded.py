@@ -9,7 +9,7 @@ from scipy.special import ndtri
 
 import fusions
 from fusions import priors as pr
-from fusions.driver.compiled import make_tools
+from fusions.driver.compiled import make_functions
 from fusions.flows.matching import Training
 from fusions.flows.mixture import MixtureCNF
 from fusions.model.bounded import with_edges
@@ -89,13 +89,13 @@ def test_a_posterior_many_orders_narrower_than_its_prior_can_be_told_apart():
 
 def test_what_lies_outside_costs_no_call_and_comes_to_the_edge():
     problem = fusions.Problem(fusions.Prior(a=pr.uniform(-5, 5)), lambda p: -0.5 * p["a"] ** 2)
-    tools, _ = make_tools(problem, fusions.Refine())
+    functions, _ = make_functions(problem, fusions.Refine())
     y = np.array([[0.0], [0.7], [-3.5]], np.float32)
-    logL, _, logprior, n_calls = tools.target(y)
+    logL, _, logprior, n_calls = functions.target(y)
     assert (n_calls, logprior[0]) == (1, 0.0)
     assert np.isneginf(logprior[1:]).all()
     assert abs(logL[0]) < 1e-6
-    np.testing.assert_allclose(problem.prior.theta_rows(tools.leave(y))[1:, 0], [5, -5], atol=1e-5)
+    np.testing.assert_allclose(problem.prior.theta_rows(functions.space.leave(y))[1:, 0], [5, -5], atol=1e-5)
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ import pytest
 import fusions
 from fusions import kernels
 from fusions import priors as pr
-from fusions.driver.compiled import make_tools
+from fusions.driver.compiled import make_functions
 from fusions.errors import LikelihoodError, OptionError, Status
 from fusions.model.likelihood import make_evaluator, workers_of
 from fusions.parallel import workers
@@ -167,12 +167,12 @@ def test_a_run_takes_no_pool_of_another(alone, switch):
 
 
 def test_refine_phase_uses_the_pool():
-    tools, _ = make_tools(BOX, fusions.Refine())
+    functions, _ = make_functions(BOX, fusions.Refine())
     with workers_of(BOX, 2, None) as facts:
-        y = tools.enter(np.asarray(ROWS))
-        logL, *_ = tools.target(y)
+        y = functions.space.enter(np.asarray(ROWS))
+        logL, *_ = functions.target(y)
         assert facts()[0]["pool"]["n_calls"] == len(ROWS)
-    np.testing.assert_array_equal(logL, make_evaluator(BOX).rows(tools.leave(y))[0])
+    np.testing.assert_array_equal(logL, make_evaluator(BOX).rows(functions.space.leave(y))[0])
 
 
 def test_blobs_and_arrays():

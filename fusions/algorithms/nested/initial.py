@@ -11,7 +11,7 @@ from fusions.errors import LikelihoodError
 from fusions.evidence.ledger import Particles
 from fusions.evidence.volumes import Running
 from fusions.model.likelihood import describe, reject_invalid, reject_undefined
-from fusions.numerics import keys_of
+from fusions.numerics import generator_of, keys_of
 
 MAX_PRIOR_DRAWS = 20  # per live point, while looking for points of non-zero likelihood
 N_REPEATS = 4  # points evaluated twice to see whether a black-box likelihood is deterministic
@@ -45,7 +45,7 @@ def begin(key, problem, algorithm, schedule, engine, ledger):
     zero = zero[np.argsort(logL[zero], kind="stable")]
     ledger.append(drawn.take(zero), np.full(len(zero), -1))
     running = Running().kill(logL[zero], n_drawn) if len(zero) else Running()
-    live = live[np.random.default_rng(np.asarray(jax.random.key_data(k_order))).permutation(n)]
+    live = live[generator_of(k_order).permutation(n)]
     chosen = drawn.take(live)
     pool, alive = nested.Pool.empty(chosen.x), np.ones(n, bool)
     params = tuple(

@@ -8,6 +8,7 @@ import numpy as np
 
 from fusions.evidence.ledger import Particles
 from fusions.evidence.volumes import Running, insertion_uniforms
+from fusions.numerics import generator_of
 from fusions.types import Population, Walkers
 
 POOL = 4  # visited points kept per live point
@@ -176,7 +177,7 @@ def population(x, alive, pool, threshold, half):
     return Population(np.concatenate([x[slots], pool.x[half]]), np.concatenate([own, visited]))
 
 
-def choose_parents(rng, dead, half):
+def choose_parents(key, dead, half):
     """Choose a surviving parent in the same half for every dead slot of that half; distinct ones as far as they go.
 
     Returns
@@ -188,17 +189,16 @@ def choose_parents(rng, dead, half):
     slots, survivors = np.flatnonzero(dead & mine), np.flatnonzero(~dead & mine)
     if len(survivors) == 0:
         survivors = np.flatnonzero(~dead)
-    rounds = -(-len(slots) // len(survivors))
+    rng, rounds = generator_of(key), -(-len(slots) // len(survivors))
     return slots, np.concatenate([np.empty(0, int), *(rng.permutation(survivors) for _ in range(rounds))])[: len(slots)]
 
 
-def step(key, rng, state, algorithm, schedule, tune, walk):
+def step(key, state, algorithm, schedule, tune, walk):
     """Kill the lowest points and replace them: each half in turn by walks of a kernel tuned on the other half as it then is.
 
     Parameters
     ----------
     key : random key of this level.
-    rng : numpy Generator of the run.
     state : NestedState
     algorithm : Nested
     schedule : Schedule
@@ -213,10 +213,11 @@ def step(key, rng, state, algorithm, schedule, tune, walk):
     dead, threshold = select_deaths(state.live.logL, deaths)
     live, pool, alive, params, info = state.live, state.pool, ~dead, list(state.params), list(state.info)
     walks, slots, parents = [], [], []
-    for half, k_half in enumerate(jax.random.split(key)):
-        k_tune, k_walk = jax.random.split(k_half)
+    *k_halves, k_ranks = jax.random.split(key, 3)
+    for half, k_half in enumerate(k_halves):
+        k_tune, k_walk, k_parents = jax.random.split(k_half, 3)
         params[half] = tune(k_tune, population(live.x, alive, pool, threshold, 1 - half), params[half], info[half])
-        mine, starts = choose_parents(rng, dead, half)
+        mine, starts = choose_parents(k_parents, dead, half)
         slots.append(mine)
         parents.append(state.live.logL[starts])
         for i in range(0, len(mine), n_chains):
@@ -229,7 +230,7 @@ def step(key, rng, state, algorithm, schedule, tune, walk):
     order, survivors = np.flatnonzero(dead)[np.argsort(state.live.logL[dead], kind="stable")], state.live.logL[~dead]
     r = rank_correlation(survivors, np.concatenate(parents), live.logL[np.concatenate(slots)])
     controller = steer(state.controller, r, schedule, least_walk_scale(algorithm.n_live, schedule, skill_of(info)))
-    uniforms = insertion_uniforms(rng, survivors, live.logL[dead])
+    uniforms = insertion_uniforms(generator_of(k_ranks), survivors, live.logL[dead])
     running = state.running.kill(state.live.logL[order], len(dead))
     level = Level(state.live.take(order), order, uniforms, threshold, sum(int((~walk.moved).sum()) for walk in walks), walks)
     return NestedState(live, pool, running, controller, tuple(params), tuple(info)), level

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from fusions.evidence.volumes import Points
-from fusions.numerics import normalised, on_circles, systematic_resample
+from fusions.numerics import generator_of, normalised, on_circles, systematic_resample
 from fusions.types import Population, Walkers
 
 CHAINS_PER_DIM, FEWEST, MOST = 32, 64, 256  # chains
@@ -182,12 +182,12 @@ def calls_of(made, n_chains):
     return GRADIENT_CALLS * n_chains * (steps_of(made) + 1)
 
 
-def run_chains(key, rng, functions, start, target, limit, budget):
+def run_chains(key, functions, start, target, limit, budget):
     """Run chains from the points of a nested run until they have settled or the calls are spent.
 
     Parameters
     ----------
-    key : random key; rng : numpy Generator.
+    key : random key.
     functions : RefineFunctions; of them the kernel, the target, the trajectory if there is one, and which coordinates are periodic.
     start : Start
     target : likelihood calls of the refine phase; chains that drift may take more.
@@ -200,22 +200,23 @@ def run_chains(key, rng, functions, start, target, limit, budget):
     """
     d, known, used = start.points.x.shape[1], start.gaussian_fraction > KNOWN, budget.used
     n_chains = chains_for(d, target, found=start.mode_fraction > FOUND)
-    fold, u, logL = _started(rng, start.points, start.logw, n_chains)
-    k_init, k_loop = jax.random.split(key)
-    params = [functions.kernel.init_params(k, _population(rng, start.points, [], (0, 1))) for k in jax.random.split(k_init)]
+    k_start, k_init, k_come_in, k_loop = jax.random.split(key, 4)
+    fold, u, logL = _started(k_start, start.points, start.logw, n_chains)
+    params = _tuned(k_init, functions.kernel.init_params, start.points, [], ((0, 1), (0, 1)))
     record, trajectories, seen, made = Record(), None, Seen(), 0
     least = sum(calls_of(i, n_chains) for i in range(LEAST_TRAJECTORIES))
     while True:
-        k_move = jax.random.fold_in(k_loop, made)
-        params, k_walk = _tuned(k_move, rng, functions.kernel, start.points, record.places, params, alone=made >= WARM_UP)
-        for place in _walk(k_walk, rng, functions, params, u, logL, record.sweep()):
+        k_tune, k_walk, k_trajectory = jax.random.split(jax.random.fold_in(k_loop, made), 3)
+        sources = ((1,), (0,)) if made >= WARM_UP else ((0, 1), (0, 1))
+        params = _tuned(k_tune, functions.kernel.tune, start.points, record.places, sources, params)
+        for place in _walk(k_walk, functions, params, u, logL, record.sweep()):
             u, logL = place
             made += 1
             record.add(u, logL)
         if made == WARM_UP:
-            u, logL = _come_in(rng, start.points, u, logL)
+            u, logL = _come_in(k_come_in, start.points, u, logL)
         if trajectories is not None:
-            u, logL = trajectories.move(jax.random.fold_in(k_loop, made - 1), u)  # sweeps are longer than one move
+            u, logL = trajectories.move(k_trajectory, u)
             record.add(u, logL)
         before, seen, spent = seen, look(record, functions.space.periodic, known=known), budget.used - used
         enough = made >= 3 * WARM_UP and (made >= LEAST_MOVES[known] * d**2 or spent > LEAST_SHARE[known] * target)
@@ -231,16 +232,16 @@ def run_chains(key, rng, functions, start, target, limit, budget):
     return Chains(*record.kept(), fold, made, budget.used - used, n_trajectories, seen.drift, seen.settled)
 
 
-def _started(rng, points, starts, n_chains):
+def _started(key, points, starts, n_chains):
     """Choose where chains start: fold (c,), u (c, d), logL (c,)."""
-    fold, start = np.arange(n_chains) % 2, np.empty(n_chains, int)
+    fold, start, rng = np.arange(n_chains) % 2, np.empty(n_chains, int), generator_of(key)
     for f in (0, 1):
         pick = np.flatnonzero((points.fold == f) & np.isfinite(starts))
         start[fold == f] = pick[systematic_resample(rng, starts[pick], n_chains // 2)]
     return fold, points.x[start], points.logL[start]
 
 
-def _come_in(rng, points, u, logL):
+def _come_in(key, points, u, logL):
     """Let chains at u (c, d) that are still where there is no posterior start again from points of it.
 
     A move to an independent place above the own likelihood comes in by one nat of volume: those that started tens of nats out never do.
@@ -250,16 +251,31 @@ def _come_in(rng, points, u, logL):
     lost = below[np.searchsorted(points.logL[order], logL, side="right")] < NOWHERE
     if not lost.any():
         return u, logL
-    _, start_u, start_logL = _started(rng, points, points.logw, len(u))
+    _, start_u, start_logL = _started(key, points, points.logw, len(u))
     return np.where(lost[:, None], start_u, u), np.where(lost, start_logL, logL)
 
 
-def _tuned(key, rng, kernel, points, places, params, *, alone):
-    """Tune the kernel of each fold, on the other fold `alone` or on both; returns their params and a key to walk with."""
-    k_tune, k_walk = jax.random.split(key)
-    sources = ((1,), (0,)) if alone else ((0, 1), (0, 1))
-    fits = zip(jax.random.split(k_tune), sources, params, strict=True)
-    return [kernel.tune(k, _population(rng, points, places, folds), p, None) for k, folds, p in fits], k_walk
+def _tuned(key, tune, points, places, sources, params=None):
+    """Fit the kernel of each fold.
+
+    Parameters
+    ----------
+    key : random key.
+    tune : a kernel's `init_params`, or its `tune` if there are params.
+    points : `Points` of the nested run; places : list of (c, d), where chains have been.
+    sources : for each fold the folds that its kernel learns from.
+    params : of the kernels before, or None.
+
+    Returns
+    -------
+    The params of both kernels.
+    """
+    fits = []
+    for fold, k_fold in enumerate(jax.random.split(key)):
+        k_rows, k_fit = jax.random.split(k_fold)
+        population = _population(k_rows, points, places, sources[fold])
+        fits.append(tune(k_fit, population) if params is None else tune(k_fit, population, params[fold], None))
+    return fits
 
 
 def chains_for(dim, budget, *, found=False):
@@ -272,11 +288,12 @@ def chains_for(dim, budget, *, found=False):
     return 2 * int(max(allowed / 2 if found else allowed, FEWEST) // 2)
 
 
-def _walk(key, rng, functions, params, u, logL, n_moves):
+def _walk(key, functions, params, u, logL, n_moves):
     """Move the chains of each fold with its kernel; yields u (c, d), logL (c,) after each move."""
     kernel, n, dtype = functions.kernel, len(u) // 2, u.dtype
     blobs, on, walk_scale = np.zeros((n, 0), dtype), np.ones(n, bool), np.asarray(n_moves, dtype)
-    keys = jax.random.split(key)
+    *keys, k_accept = jax.random.split(key, 3)
+    rng = generator_of(k_accept)
     walkers = [Walkers(u[f::2], logL[f::2].astype(dtype), blobs, on, walk_scale) for f in (0, 1)]
     states = [kernel.init(*start) for start in zip(keys, params, walkers, strict=True)]
     for i in range(n_moves):
@@ -295,9 +312,9 @@ def _interleaved(pair):
     return np.stack([np.asarray(part) for part in pair], axis=1).reshape(-1, *pair[0].shape[1:])
 
 
-def _population(rng, points, places, folds):
+def _population(key, points, places, folds):
     """Choose what a kernel is fitted to: posterior points of the nested run and places in the last half of the chains, of some folds."""
-    n = NESTED_ROWS if places else ROWS
+    rng, n = generator_of(key), NESTED_ROWS if places else ROWS
     pick = np.flatnonzero(np.isin(points.fold, folds))
     x = points.x[pick[systematic_resample(rng, points.logw[pick], n)]]
     if places:

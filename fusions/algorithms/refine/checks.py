@@ -5,9 +5,11 @@ from typing import NamedTuple
 import numpy as np
 
 from fusions.algorithms.refine.draws import logq
-from fusions.algorithms.refine.modes import Search, follow
+from fusions.algorithms.refine.mode_draws import Search
+from fusions.algorithms.refine.modes import follow
 from fusions.algorithms.refine.settings import BATCH
 from fusions.evidence.importance import Importance, bridge, importance
+from fusions.numerics import generator_of
 
 N_BOOTSTRAP = 64
 THIN = 3.0  # ln of the ratio of posterior and draws above which draws are too thin
@@ -45,7 +47,7 @@ class Bridged(NamedTuple):
     uncovered: float
 
 
-def bridged(rng, functions, flows, chains, final):
+def bridged(key, functions, flows, chains, final):
     """Bridge the chains of each fold with the flows of the other; errors by resampling chains and draws.
 
     Chains share ancestors, so that resampling them misses an error of mode masses; the difference of the folds, which share none, is
@@ -53,14 +55,14 @@ def bridged(rng, functions, flows, chains, final):
 
     Parameters
     ----------
-    rng : numpy Generator.
+    key : random key.
     functions : RefineFunctions; flows : Ensemble; chains : Chains; final : Round.
 
     Returns
     -------
     Bridged
     """
-    folds, draws = [], final.draws
+    folds, draws, rng = [], final.draws, generator_of(key)
     for fold in (0, 1):
         u, logL, chain = chains.of_fold(fold)
         logw = functions.logprior(u) + logL - logq(functions, flows, 1 - fold, u)
@@ -126,14 +128,14 @@ def _find(name, draws):
     return [Find(name, importance(draws.logw), draws.u[i], float(draws.logL[i]))]
 
 
-def search_around_highest(rng, known, evaluate, made, left):
+def search_around_highest(key, known, evaluate, made, left):
     """Follow the highest of the places of chains and of all draws if it is higher than what was known before.
 
     Flows need not have learned from a draw that is alone on a narrow peak, and its weight says little of the peak's mass.
 
     Parameters
     ----------
-    rng : numpy Generator; known : Known; evaluate : Evaluate.
+    key : random key; known : Known; evaluate : Evaluate.
     made : list of all Draws; left : likelihood calls that may be spent.
 
     Returns
@@ -149,5 +151,5 @@ def search_around_highest(rng, known, evaluate, made, left):
         return []
     spread = np.asarray(points.x, np.float64).std(axis=0)
     search = Search(evaluate, known.functions.space, left, known.budget.expired)
-    around = follow(rng, BATCH, np.asarray(u[top], np.float64), spread, search)
+    around = follow(key, BATCH, np.asarray(u[top], np.float64), spread, search)
     return _find("a search around the highest point", around)

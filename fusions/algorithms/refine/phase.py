@@ -14,7 +14,8 @@ import numpy as np
 from fusions.algorithms.refine.chains import Chains, Start, run_chains
 from fusions.algorithms.refine.checks import Bridged, bridged, finds_of, search_around_highest
 from fusions.algorithms.refine.draws import Draws, Ensemble, Evaluate, draw, together, whole_units
-from fusions.algorithms.refine.modes import Search, joined, survey
+from fusions.algorithms.refine.mode_draws import Search
+from fusions.algorithms.refine.modes import joined, survey
 from fusions.algorithms.refine.rounds import Known, Round, adapt, few_draws_dominate, fitted
 from fusions.algorithms.refine.settings import UNIT
 from fusions.algorithms.refine.training import MODE_SHARE, blended
@@ -73,13 +74,12 @@ class Final(NamedTuple):
     made: list
 
 
-def refine(key, rng, settings, schedule, functions, points, budget, target):
+def refine(key, settings, schedule, functions, points, budget, target):
     """Run the refine phase.
 
     Parameters
     ----------
     key : random key.
-    rng : numpy Generator.
     settings : Refine; schedule : Schedule; functions : RefineFunctions.
     points : `Points` of the nested run, in internal coordinates.
     budget : Budget, whose limit holds for all; when time is up the final draws are still made.
@@ -91,24 +91,24 @@ def refine(key, rng, settings, schedule, functions, points, budget, target):
     """
     if target < 3 * UNIT:
         return None
-    k_init, k_rounds, k_final, k_check, k_chains = keys_of(key, 5)
+    k_survey, k_chains, k_rounds, k_final, k_bridge, k_check, k_search = keys_of(key, 7)
     space, used = functions.space, budget.used
     points, evaluate = points._replace(x=space.enter(points.x)), Evaluate(functions.target, points.x.dtype)
-    modes = survey(rng, points, Search(evaluate, space, SURVEY_SHARE * target, budget.expired))
+    modes = survey(k_survey, points, Search(evaluate, space, SURVEY_SHARE * target, budget.expired))
     points, found = joined(points, modes)
     target -= budget.used - used
     limit = min(schedule.chain_budgets * target, budget.left // 2, budget.left - 2 * UNIT)
-    chains = run_chains(k_chains, rng, functions, chain_start(points, found), target, limit, budget)
+    chains = run_chains(k_chains, functions, chain_start(points, found), target, limit, budget)
     known = Known(settings, schedule, functions, budget, points, found, chains)
     early, left = chains.settled and chains.n_calls <= schedule.early_chain_budgets * target, budget.left
     target = int(min(max(target - chains.n_calls, LEAST_LEFT * target), left))
-    rounds = adapt((k_init, k_rounds), rng, known, target, early=early)
-    final = _final_draws((k_final, k_rounds), rng, known, rounds, target, left)
-    checks = bridged(rng, functions, final.flows, chains, final.round)
+    rounds = adapt(k_rounds, known, target, early=early)
+    final = _final_draws(k_final, known, rounds, target, left)
+    checks = bridged(k_bridge, functions, final.flows, chains, final.round)
     ode_error = float(np.sqrt(np.mean(functions.roundtrip(k_check, final.flows.fits[0][0]) ** 2)))
     left -= sum(len(draws.u) for draws in final.made)
     finds = finds_of(modes.drawn, [made.draws for made in final.earlier], final.round.draws)
-    finds += search_around_highest(rng, known, evaluate, final.made, left)
+    finds += search_around_highest(k_search, known, evaluate, final.made, left)
     history = np.array([made.summary() for made in final.earlier])
     return Refined(final.round.estimate, checks, ode_error, history, final.round.draws, final.flows, chains, modes.logZ, finds)
 
@@ -155,12 +155,12 @@ def betas_of(points):
     return [solve(share * whole) for share in INFORMATION]
 
 
-def _final_draws(keys, rng, known, rounds, target, left):
+def _final_draws(key, known, rounds, target, left):
     """Draw afresh from the best flows, pool that with the rounds that count; train once more where a few draws carry the estimate.
 
     Parameters
     ----------
-    keys : random keys for the draws and for one more fit; rng : numpy Generator.
+    key : random key.
     known : Known; rounds : Rounds.
     target : likelihood calls of the rounds and these draws; left : the most that they may take.
 
@@ -169,7 +169,8 @@ def _final_draws(keys, rng, known, rounds, target, left):
     Final
     """
     settings, pool, spent = known.settings, rounds.to_pool(), rounds.size * len(rounds.made)
-    fresh = draw(keys[0], known.functions, rounds.best, whole_units(min(rounds.wanted(settings), target - spent)))
+    k_fresh, k_fit, k_last = jax.random.split(key, 3)
+    fresh = draw(k_fresh, known.functions, rounds.best, whole_units(min(rounds.wanted(settings), target - spent)))
     kept = [rounds.made[i].draws if i == rounds.of_best else _without_fold(rounds.made[i].draws) for i in pool]
     draws = together([*kept, fresh])
     final = Round(draws, importance(draws.logw))
@@ -179,8 +180,8 @@ def _final_draws(keys, rng, known, rounds, target, left):
     if not few_draws_dominate(final, known.min_efficiency) or not payable or known.budget.expired():
         return Final(final, rounds.best, earlier, made)
     rounds.made.append(Round(fresh, importance(fresh.logw)))
-    flows, k_draw = fitted(jax.random.fold_in(keys[1], settings.max_rounds), rng, known, rounds.best, rounds)
-    last = draw(k_draw, known.functions, flows, n)
+    flows = fitted(k_fit, known, rounds.best, rounds)
+    last = draw(k_last, known.functions, flows, n)
     return Final(Round(last, importance(last.logw)), flows, [*earlier, final], [*made, last])
 
 

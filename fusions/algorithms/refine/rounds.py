@@ -130,12 +130,12 @@ class Rounds:
         return len(shares) > n and max(shares[-int(n) :]) < PROGRESS * max(shares[: -int(n)])
 
 
-def adapt(keys, rng, known, budget, *, early):
+def adapt(key, known, budget, *, early):
     """Do adaptation rounds.
 
     Parameters
     ----------
-    keys : two random keys, to start the flows and for the rounds; rng : numpy Generator.
+    key : random key.
     known : Known
     budget : likelihood calls for the rounds and the final draws.
     early : whether good rounds may end adaptation.
@@ -144,12 +144,13 @@ def adapt(keys, rng, known, budget, *, early):
     -------
     Rounds
     """
-    functions, settings = known.functions, known.settings
-    flows = Ensemble.of([functions.init(k) for k in jax.random.split(keys[0])], FITS)
+    functions, settings, (k_init, k_loop) = known.functions, known.settings, jax.random.split(key)
+    flows = Ensemble.of([functions.init(k) for k in jax.random.split(k_init)], FITS)
     size = UNIT * int(np.clip(max(budget, known.chains.n_calls) * ROUND_SHARE / UNIT, 1, 4))
     rounds = Rounds(size, known.min_efficiency, flows)
     for i in range(settings.max_rounds):
-        flows, k_draw = fitted(jax.random.fold_in(keys[1], i), rng, known, flows, rounds)
+        k_fit, k_draw = jax.random.split(jax.random.fold_in(k_loop, i))
+        flows = fitted(k_fit, known, flows, rounds)
         rounds.add(draw(k_draw, functions, flows, size), flows)
         rounds.with_velocity = rounds.with_velocity or rounds.stalled(known.schedule.velocity_after)
         needed = max(min(rounds.wanted(settings), FINAL_SHARE * budget), size)
@@ -158,24 +159,23 @@ def adapt(keys, rng, known, budget, *, early):
     return rounds
 
 
-def fitted(key, rng, known, flows, rounds):
+def fitted(key, known, flows, rounds):
     """Fit the flows once more, from those before, to all that is known by now.
 
     Flows with a velocity cost much to fit: of these there is a new one of each fold, beside the one before.
 
     Parameters
     ----------
-    key : random key; rng : numpy Generator.
+    key : random key.
     known : Known; flows : Ensemble; rounds : Rounds.
 
     Returns
     -------
-    Ensemble, a key to draw from it.
+    Ensemble
     """
-    k_fit, k_draw = jax.random.split(key)
     before = flows.fits[:1] if rounds.with_velocity else flows.fits
-    new = [train(k, rng, known, pair, rounds.draws(), with_velocity=rounds.with_velocity) for k, pair in _paired(k_fit, before)]
-    return Ensemble((*new, *before) if rounds.with_velocity else tuple(new)), k_draw
+    new = [train(k, known, pair, rounds.draws(), with_velocity=rounds.with_velocity) for k, pair in _paired(key, before)]
+    return Ensemble((*new, *before) if rounds.with_velocity else tuple(new))
 
 
 def _paired(key, pairs):

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from fusions.evidence.volumes import tempered
-from fusions.numerics import effective_sample_size, logsumexp, normalised, systematic_resample
+from fusions.numerics import effective_sample_size, generator_of, logsumexp, normalised, systematic_resample
 
 ROWS = 8192  # of a training set
 TARGETS = ((0.85, 1.0), (0.15, 0.5))  # shares of the training set, powers of the likelihood: what fits the second bounds the weights
@@ -15,7 +15,7 @@ MODE_SHARE = 0.15  # of all these, and of the starts of chains, in equal parts f
 NESTED_TRUST = 0.25  # weight of nested points and of chains relative to their effective size
 
 
-def train(key, rng, known, states, rounds, *, with_velocity):
+def train(key, known, states, rounds, *, with_velocity):
     """Fit each flow to the points and chains of its fold and to the draws of the rounds, at the powers of `targets_of`.
 
     At each power a set of points counts by its effective size; nested points and chains by less, since masses of modes drift and places
@@ -24,7 +24,7 @@ def train(key, rng, known, states, rounds, *, with_velocity):
 
     Parameters
     ----------
-    key : random key; rng : numpy Generator.
+    key : random key.
     known : Known; states : a pair of flow states, one of each fold; rounds : list of Draws.
     with_velocity : whether the velocity field is trained too.
 
@@ -34,7 +34,8 @@ def train(key, rng, known, states, rounds, *, with_velocity):
     """
     points, found, functions = known.points, known.found, known.functions
     out = []
-    for fold, k in enumerate(jax.random.split(key)):
+    for fold, k_fold in enumerate(jax.random.split(key)):
+        k_rows, k_fit = jax.random.split(k_fold)
         nested = points.fold == fold
         chain_u = known.chains.thinned().of_fold(fold)[0]
         x = np.concatenate([points.x[nested], chain_u, *(r.u for r in rounds)])
@@ -49,7 +50,7 @@ def train(key, rng, known, states, rounds, *, with_velocity):
             target = np.logaddexp(target, normalised(np.concatenate(sets)) + np.log(share))
         equal = np.pad(found.logw_equal[nested], (0, len(x) - nested.sum()), constant_values=-np.inf)
         target = blended(target, equal, MODE_SHARE * found.mode_fraction)
-        out.append(functions.fit(k, states[fold], training_rows(rng, x, target, functions.held_out), with_velocity=with_velocity))
+        out.append(functions.fit(k_fit, states[fold], training_rows(k_rows, x, target, functions.held_out), with_velocity=with_velocity))
     return tuple(out)
 
 
@@ -84,8 +85,9 @@ def _truncated(logw):
     return np.minimum(logw, logsumexp(logw) - np.log(n) + 0.5 * np.log(n))
 
 
-def training_rows(rng, x, logw, held_out):
+def training_rows(key, x, logw, held_out):
     """Resample weighted points (n, d) to a fixed number of rows; the slots that a fit holds out have sources of their own."""
+    rng = generator_of(key)
     held, slots = held_out(len(x))[rng.permutation(len(x))], held_out(ROWS)
     index = np.empty(ROWS, int)
     for source, slot in ((held, slots), (~held, ~slots)):
