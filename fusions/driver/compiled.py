@@ -213,9 +213,9 @@ def _refine_functions(problem, program, kernel, flow, layout, precision):
 
     logprior = host(logprior)
 
-    def target(y, arrays=()):
-        inside = logprior(y)
-        wanted, x = np.isfinite(inside), leave(y)
+    def target(u, arrays=()):
+        inside = logprior(u)
+        wanted, x = np.isfinite(inside), leave(u)
         logL, blobs = np.full(len(x), -np.inf), np.zeros((len(x), problem.n_blobs))
         if evaluator.inside is not None:
             logL[:], blobs[:] = evaluator.rows(x, arrays)
@@ -259,16 +259,16 @@ def _trajectory(problem, space, latent, bounds, counted):
     """Make the function that moves chains along trajectories, on the host; None if the likelihood has no gradient."""
     inside = make_evaluator(problem).inside
 
-    def likelihood(y, arrays):
-        return inside(latent(y), arrays)[0]
+    def likelihood(u, arrays):
+        return inside(latent(u), arrays)[0]
 
     if inside is None or not differentiable(likelihood, space.dim, problem.arrays):
         return None
     compiled = counted("trajectory", make_trajectory(space, likelihood, bounds))
 
-    def trajectory(key, y, widths, step, n_steps, arrays=()):
-        y, *columns = compiled(key, y, widths.astype(y.dtype), y.dtype.type(step), np.int32(n_steps), arrays)
-        return np.asarray(y), *(np.asarray(column, np.float64) for column in columns)
+    def trajectory(key, u, widths, step, n_steps, arrays=()):
+        u, *columns = compiled(key, u, widths.astype(u.dtype), u.dtype.type(step), np.int32(n_steps), arrays)
+        return np.asarray(u), *(np.asarray(column, np.float64) for column in columns)
 
     return trajectory
 

@@ -25,7 +25,7 @@ LOG_2PI, ROOT = float(np.log(2 * np.pi)), float(np.sqrt(2))
 
 @dataclasses.dataclass(frozen=True)
 class EdgedDensity:
-    """ln of the density in coordinates y (n, d) that are uniform in (-1/2, 1/2) where `bounded`: (n, d) -> (n,).
+    """ln of the density in coordinates u (n, d) that are uniform in (-1/2, 1/2) where `bounded`: (n, d) -> (n,).
 
     Attributes
     ----------
@@ -36,24 +36,24 @@ class EdgedDensity:
     logprior: Callable
     bounded: tuple
 
-    def __call__(self, y):
-        """Return the log density at y (n, d) [nats]."""
-        bounded, x = np.array(self.bounded), _latent(y, np.array(self.bounded))
+    def __call__(self, u):
+        """Return the log density at u (n, d) [nats]."""
+        bounded, x = np.array(self.bounded), _latent(u, np.array(self.bounded))
         log_jacobian = jnp.sum(jnp.where(bounded, 0.5 * (x**2 + LOG_2PI), 0.0), axis=-1)
-        allowed = jnp.all(~bounded | (jnp.abs(y) < 0.5), axis=-1)
+        allowed = jnp.all(~bounded | (jnp.abs(u) < 0.5), axis=-1)
         return jnp.where(allowed, self.logprior(x) + log_jacobian, -jnp.inf)
 
 
 class Coordinates(NamedTuple):
-    """Other coordinates y of a `Space`.
+    """Other coordinates u of a `Space`.
 
     Attributes
     ----------
     space : the `Space` in these coordinates.
-    enter : internal coordinates x (n, d) -> y (n, d), on the host.
-    leave : y -> x, on the host; what is outside of the prior comes to its edge.
+    enter : internal coordinates x (n, d) -> u (n, d), on the host.
+    leave : u -> x, on the host; what is outside of the prior comes to its edge.
     latent : the same inside jit.
-    bounds : (2, d) lowest and highest y, as far inside of the prior as numbers tell, infinite where there is no edge.
+    bounds : (2, d) lowest and highest u, as far inside of the prior as numbers tell, infinite where there is no edge.
     """
 
     space: Space
@@ -71,9 +71,9 @@ def with_edges(space, bounded):
         u = (0.5 * erf(x.astype(np.float64) / ROOT)).astype(x.dtype)
         return np.where(bounded, _inside(u, bounded, np), x)
 
-    def leave(y):
-        x = (ROOT * host_erfinv(2 * _inside(y, bounded, np).astype(np.float64))).astype(y.dtype)
-        return np.where(bounded, x, y)
+    def leave(u):
+        x = (ROOT * host_erfinv(2 * _inside(u, bounded, np).astype(np.float64))).astype(u.dtype)
+        return np.where(bounded, x, u)
 
     bounds = np.where(bounded, 0.5 - least_width(jnp.result_type(float)), np.inf) * np.array([[-1], [1]])
     density = EdgedDensity(space.logprior, flags)
@@ -86,6 +86,6 @@ def _inside(u, bounded, xp):
     return xp.clip(xp.where(bounded, u, 0.0), -last, last)
 
 
-def _latent(y, bounded):
-    """Return internal coordinates at y (n, d), inside jit."""
-    return jnp.where(bounded, ROOT * erfinv(2 * _inside(y, bounded, jnp)), y)
+def _latent(u, bounded):
+    """Return internal coordinates at u (n, d), inside jit."""
+    return jnp.where(bounded, ROOT * erfinv(2 * _inside(u, bounded, jnp)), u)

@@ -22,7 +22,7 @@ from fusions.algorithms.refine import phase as refinement
 from fusions.algorithms.refine.chains import Chains
 from fusions.algorithms.refine.checks import Bridged
 from fusions.algorithms.refine.draws import Draws, Ensemble
-from fusions.algorithms.refine.phase import Refine
+from fusions.algorithms.refine.settings import Refine
 from fusions.driver import session
 from fusions.driver import snapshot as snapshots
 from fusions.driver.compiled import clear_cache

@@ -594,5 +594,5 @@ def test_import_is_quick_and_workers_need_little():
     """The best of five counts, because the machine may be busy."""
     code = "import time; t = time.perf_counter(); import fusions; print(time.perf_counter() - t)"
     assert min(float(python("-c", code).stdout) for _ in range(5)) < 0.05
-    code = "import sys, fusions.pool; print([m for m in ('jax', 'numpy', 'scipy', 'dask', 'mpi4py') if m in sys.modules])"
+    code = "import sys, fusions.parallel.pool; print([m for m in ('jax', 'numpy', 'scipy', 'dask', 'mpi4py') if m in sys.modules])"
     assert python("-c", code).stdout.strip() == "[]"

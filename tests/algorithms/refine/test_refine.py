@@ -13,7 +13,7 @@ import pytest
 import fusions
 from fusions import priors as pr
 from fusions.algorithms.refine import checks, phase, rounds, training
-from fusions.algorithms.refine.draws import together
+from fusions.algorithms.refine.draws import Ensemble, together
 from fusions.driver.compiled import make_functions
 from fusions.driver.redraw import Source
 from fusions.errors import OptionError
@@ -72,7 +72,7 @@ def test_paths_of_a_result_are_in_the_columns_of_its_parameters():
     problem = fusions.Problem(prior, lambda p: -0.5 * p["a"] ** 2)
     settings = fusions.Refine(flow=SMALL)
     state = SMALL.build(problem.space()).init(jax.random.key(0))
-    paths = Source(problem, settings, [[state, state]]).paths(50, np.linspace(0, 1, 4), key=0)
+    paths = Source(problem, settings, Ensemble.of([state, state], 1)).paths(50, np.linspace(0, 1, 4), key=0)
     assert paths.shape == (4, 50, 2)
     assert np.all(np.abs(paths[..., 0]) <= 5)
     assert np.all((paths[..., 1] >= 2) & (paths[..., 1] <= 3))
