@@ -46,7 +46,7 @@ DOORS = {
     "flax": (("flows.network",), False),
     "optax": (("flows.matching",), False),
     "diffrax": (("flows.transport",), False),
-    "anesthetic": (("results.result", "plot.posterior", "io.files"), True),
+    "anesthetic": (("results.result", "plot.posterior"), True),
     "arviz": (("report.exports",), True),
     "getdist": (("report.exports",), True),
     "tqdm": (("driver.progress",), True),

@@ -12,7 +12,9 @@ from fusions.errors import FileError, OptionError, Status
 from fusions.evidence.headline import choose
 from fusions.evidence.ledger import with_names_of_today
 from fusions.evidence.volumes import Evidence, evaluate_ledger
-from fusions.io import files as storage
+from fusions.io.labels import math_label
+from fusions.io.polychord import exported_births
+from fusions.io.result_folder import read_run, write_run
 from fusions.numerics import effective_sample_size, logsumexp, normalised, systematic_resample
 from fusions.report import exports, notebook
 from fusions.report.table import render, with_error
@@ -220,13 +222,13 @@ class Result:
         """
         from anesthetic import NestedSamples
 
-        latex = {name: f"${storage.math_label(label)}$" for name, label in self.labels.items() if label}
+        latex = {name: f"${math_label(label)}$" for name, label in self.labels.items() if label}
         return NestedSamples(
             data=self.theta,
             columns=list(self.names),
             logL=self.logL,
             labels={name: latex.get(name, name) for name in self.names},
-            logL_birth=storage.exported_births(self.logL, self.logL_birth),
+            logL_birth=exported_births(self.logL, self.logL_birth),
             logzero=-np.inf,
             label=self.info.get("name"),
         )
@@ -341,12 +343,12 @@ class Result:
         arrays |= {f"flows/{k}": v for k, v in self.flows.items()}
         arrays |= {k: getattr(self, k) for k in ARRAYS}
         meta = {k: getattr(self, k) for k in META}
-        return storage.write_run(directory, arrays, {**meta, "status": self.status.name})
+        return write_run(directory, arrays, {**meta, "status": self.status.name})
 
     @classmethod
     def load(cls, directory):
         """Load what `save` wrote; a missing, foreign or damaged folder raises FileError."""
-        arrays, meta = storage.read_run(directory)
+        arrays, meta = read_run(directory)
         groups = {
             group: {k.removeprefix(f"{group}/"): v for k, v in arrays.items() if k.startswith(f"{group}/")}
             for group in ("level_trace", "flows")

@@ -11,7 +11,8 @@ from ledgers import convention_shift, gaussian_ball, half_zero, make_result, wed
 
 from fusions.errors import FileError, OptionError, Status
 from fusions.evidence.importance import importance
-from fusions.io.files import distinct_rows, math_label
+from fusions.io.labels import math_label
+from fusions.io.polychord import set_apart
 from fusions.report.table import with_error
 from fusions.results.merging import merge
 from fusions.results.result import Result
@@ -278,9 +279,9 @@ def test_labels_become_mathematics_without_dollars():
     assert math_label("m_1 100% $v$") == r"\mathrm{m\_1\ 100\%\ }v"
 
 
-def test_distinct_rows_change_only_repeats():
+def test_setting_rows_apart_changes_only_repeats():
     rows = np.array([[1.0, 2.0], [0.0, np.nan], [1.0, 2.0], [3.0, 2.0], [1.0, 2.0], [0.0, np.nan]])
-    apart = distinct_rows(rows)
+    apart = set_apart(rows.copy())
     assert len(np.unique(apart, axis=0)) == len(rows)
     np.testing.assert_array_equal(apart[[0, 1, 3, 5]], rows[[0, 1, 3, 5]])
     np.testing.assert_allclose(apart, rows, rtol=1e-15)
