@@ -20,7 +20,7 @@ ROOMS = {
     "numerics": set(),
     "io": {"errors"},
     "parallel": {"errors"},
-    "evidence": {"numerics"},
+    "evidence": {"errors", "numerics"},
     "priors": {"errors", "numerics"},
     "report": {"errors", "io"},
     "types": {"parallel"},

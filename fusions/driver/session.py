@@ -24,6 +24,7 @@ from fusions.driver.redraw import Source, attach, flow_arrays
 from fusions.driver.snapshot import RunState, generator, path_of
 from fusions.errors import FileError, LikelihoodError, Status
 from fusions.evidence.ledger import Ledger
+from fusions.evidence.refinement import ChainsReport, FindReport, Refinement, Round
 from fusions.model.likelihood import reject_invalid, theta_of
 from fusions.model.resolution import coarse, look_inside, refuse_blind, rounded_constants
 from fusions.numerics import keys_of
@@ -274,30 +275,43 @@ class Session:
     def _refined_fields(self, found, leave):
         """Turn what the refine phase found into fields of a Result; where a constraint cuts the prior, its norm adds an error."""
         norm_err, (bridged, bridged_err) = self.problem.constraint_logmass[1], found.bridge
-        summary = {
-            "importance": (found.importance.logZ, float(np.hypot(found.importance.logZ_err, norm_err))),
-            "bridge": (bridged, float(np.hypot(bridged_err, norm_err))), "coverage": found.coverage,
-            "uncovered": found.uncovered,
-            "ess": found.importance.ess, "khat": found.importance.khat, "n_draws": len(found.draws.x),
-            "n_calls": self.ledger.n_calls - self.mark.n_calls, "ode_error": found.ode_error, "rounds": found.rounds.tolist(),
-            "chains": {key: getattr(found.chains, key) for key in ("n_moves", "n_trajectories", "drift", "settled")},
-            "modes": found.modes.tolist() if len(found.modes) > 1 else [], "finds": self._finds_fields(found.finds, leave),
-            "settings": repr(self.refine),
-        }  # fmt: skip
+        chains = found.chains
+        summary = Refinement(
+            importance=(found.importance.logZ, float(np.hypot(found.importance.logZ_err, norm_err))),
+            bridge=(bridged, float(np.hypot(bridged_err, norm_err))),
+            coverage=found.coverage,
+            uncovered=found.uncovered,
+            ess=found.importance.ess,
+            khat=found.importance.khat,
+            n_draws=len(found.draws.x),
+            n_calls=self.ledger.n_calls - self.mark.n_calls,
+            ode_error=found.ode_error,
+            rounds=tuple(Round(*row) for row in found.rounds.tolist()),
+            chains=ChainsReport(
+                n_moves=chains.n_moves, n_trajectories=chains.n_trajectories, drift=chains.drift, settled=bool(chains.settled)
+            ),
+            modes=tuple(found.modes.tolist()) if len(found.modes) > 1 else (),
+            finds=self._find_reports(found.finds, leave),
+            settings=repr(self.refine),
+        )
         draws = {"draws": theta_of(self.problem, [leave(found.draws.x)], found.draws.blobs), "draws_logw": found.draws.logw}
         flows = jax.tree.map(np.asarray, found.flows)
         return {"refined": summary, **draws, "flows": flow_arrays(flows), "source": Source(self.problem, self.refine, flows)}
 
-    def _finds_fields(self, finds, leave):
-        """Turn each `Find` into a JSON-able dict, its place into the values of the parameters."""
+    def _find_reports(self, finds, leave):
+        """Turn each `Find` into its report, its place into the values of the parameters."""
         names, theta_rows = self.problem.prior.names, self.problem.prior.theta_rows
-        return [
-            {
-                "name": find.name, "logZ": find.estimate.logZ, "logZ_err": find.estimate.logZ_err, "khat": find.estimate.khat,
-                "logL": find.logL, "at": dict(zip(names, theta_rows(leave(find.x[None]))[0].tolist(), strict=True)),
-            }
+        return tuple(
+            FindReport(
+                name=find.name,
+                logZ=find.estimate.logZ,
+                logZ_err=find.estimate.logZ_err,
+                khat=find.estimate.khat,
+                logL=find.logL,
+                at=dict(zip(names, theta_rows(leave(find.x[None]))[0].tolist(), strict=True)),
+            )
             for find in finds
-        ]  # fmt: skip
+        )
 
     # Saving -----------------------------------------------------------------------------------------------
 
