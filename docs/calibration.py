@@ -146,10 +146,9 @@ def run(config, seeds, only, first):
                 "seconds": round(time.perf_counter() - start, 1), "date": time.strftime("%Y-%m-%d"),
             }  # fmt: skip
             if refined:
-                row |= {
-                    key: (result.refined or {}).get(key)
-                    for key in ("importance", "bridge", "coverage", "uncovered", "ess", "khat", "n_draws", "chains")
-                }
+                found = result.refined.to_json() if result.refined else {}
+                kept = ("importance", "bridge", "coverage", "missed_mass", "ess", "khat", "n_draws", "chains")
+                row |= {key: found.get(key) for key in kept}
                 volumes = result.evidence.logZ, result.evidence.logZ_err
                 row |= {
                     "n_live": live[name],

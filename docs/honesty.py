@@ -81,7 +81,7 @@ def measure(setting, known, seed):
     masses = (w / w.sum()) @ known.inside(theta)
     count = [k for k, mass in enumerate(known.masses) if mass >= LEAST_MASS]
     seen = known.inside(result.theta).any(axis=0)
-    refined = result.refined or {}
+    refined = result.refined.to_json() if result.refined else {}
     return {
         "setting": setting, "problem": known.name, "seed": seed, "exact": known.logZ, "logZ": result.logZ, "err": result.logZ_err,
         "headline": result.headline.name, "warnings": list(result.headline.warnings), "insertion_p": 1.0 if p is None else p,

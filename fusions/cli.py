@@ -14,7 +14,8 @@ from pathlib import Path
 from fusions.driver.signals import exit_code
 from fusions.errors import FileError, FusionsError, LikelihoodError, OptionError, PrecisionError
 from fusions.io import checkpoint
-from fusions.io.files import MANIFEST, write_atomically
+from fusions.io.files import write_atomically
+from fusions.io.result_folder import MANIFEST
 from fusions.report.exports import FORMATS
 
 COMMAND = "command.json"  # what `fusions resume` needs to know

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.special import gammainc, gammaln
 
 from fusions.errors import Status
+from fusions.evidence.refinement import ChainsReport, Refinement, RoundReport
 from fusions.evidence.volumes import Running, death_order, insertion_uniforms, shell_weights
 from fusions.numerics import logsumexp
 from fusions.results.result import Result
@@ -146,3 +147,13 @@ def convention_shift(result):
     order, n_alive = death_order(result.logL, result.logL_birth)
     logmass = shell_weights(np.cumsum(-np.log1p(1 / n_alive)))
     return logsumexp(result.logL[order] + logmass) - result.logZ
+
+
+def make_refinement(logZ=-1.0, *, n_moves=32, drift=1.2, settled=True, rounds=((-1.1, 0.1, 0.3), (-1.01, 0.01, 0.7)), **changes):
+    """Make a refine phase that passes all checks, but for what is changed."""
+    fields = {
+        "importance": (logZ, 0.01), "bridge": (logZ, 0.01), "coverage": (0.0, 0.01), "ess": 1500.0, "khat": 0.3, "n_draws": 2048,
+        "n_calls": 4000, "ode_error": 1e-4, "settings": "Refine()",
+    }  # fmt: skip
+    chains = ChainsReport(n_moves=n_moves, drift=drift, settled=settled)
+    return Refinement(**fields | changes, rounds=tuple(RoundReport(*row) for row in rounds), chains=chains)

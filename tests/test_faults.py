@@ -14,6 +14,7 @@ import math
 import os
 import random
 import re
+import sys
 import tempfile
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
@@ -234,6 +235,9 @@ FILES = [
     Fault("info as a number", lambda t: changed(t, info=3), FileError, "info to be of type dict, got 3"),
     Fault("seconds as a list", lambda t: changed(t, seconds=[1]), FileError, "seconds to be of type dict"),
     Fault("labels as a list", lambda t: changed(t, labels=["a"]), FileError, "labels to be of type dict"),
+    Fault("refine phase as a number", lambda t: changed(t, refined=3), FileError, "lacks or contradicts a field"),
+    Fault("refine phase without its estimate", lambda t: changed(t, refined={"ess": 9.0}), FileError, "a field .'importance'"),
+    Fault("refine phase of a newer version", lambda t: changed(t, refined={"version": 9}), FileError, "in version 9 .*Install the fusions"),
     Fault("save into a folder under a file", lambda t: result().save(file_at(t) / "a"), FileError, "Can't write to .*still in memory"),
     Fault("save where a file is", lambda t: result().save(file_at(t)), FileError, "Can't write to .*File exists"),
     Fault("write_csv under a file", lambda t: result().write_csv(file_at(t) / "a"), FileError, "Can't write to"),
@@ -442,9 +446,9 @@ def borrowed():
         for function, options in test_problem.BAD_CALLS.values()
     ]
     return [
-        ("Descriptions of a prior", "test_priors.py", [(source(do), do) for do in test_priors.WRONG.values()]),
-        ("Descriptions of a problem", "test_problem.py", [(source(do), do) for do in test_problem.WRONG.values()]),
-        ("What a likelihood returns or raises", "test_problem.py", calls),
+        ("Descriptions of a prior", "priors/test_priors.py", [(source(do), do) for do in test_priors.WRONG.values()]),
+        ("Descriptions of a problem", "model/test_problem.py", [(source(do), do) for do in test_problem.WRONG.values()]),
+        ("What a likelihood returns or raises", "model/test_problem.py", calls),
     ]
 
 
@@ -489,4 +493,5 @@ that dies, a call that hangs or raises once) and their limits are in `pools.md`;
 """
 
 if __name__ == "__main__":
+    sys.path += [str(Path(__file__).parent / room) for room in ("model", "priors")]
     print(page(), end="")  # noqa: T201

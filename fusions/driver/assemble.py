@@ -8,6 +8,7 @@ import numpy as np
 
 from fusions.driver.redraw import Source, flow_arrays
 from fusions.driver.snapshot import path_of
+from fusions.evidence.refinement import ChainsReport, FindReport, Refinement, RoundReport
 from fusions.model.likelihood import theta_of
 from fusions.results.result import Result
 
@@ -83,30 +84,32 @@ def refined_fields(found, problem, settings, leave, n_calls):
     leave : coordinates (n, d) of the draws -> internal coordinates.
     n_calls : likelihood calls of the phase.
     """
-    norm_err, checks = problem.constraint_logmass[1], found.bridged
-    bridged, bridged_err = checks.bridge
-    summary = {
-        "importance": (found.importance.logZ, float(np.hypot(found.importance.logZ_err, norm_err))),
-        "bridge": (bridged, float(np.hypot(bridged_err, norm_err))), "coverage": checks.coverage,
-        "uncovered": checks.uncovered,
-        "ess": found.importance.ess, "khat": found.importance.khat, "n_draws": len(found.draws.u),
-        "n_calls": n_calls, "ode_error": found.ode_error, "rounds": found.rounds.tolist(),
-        "chains": {key: getattr(found.chains, key) for key in ("n_moves", "n_trajectories", "drift", "settled")},
-        "modes": found.modes.tolist() if len(found.modes) > 1 else [], "finds": _finds_fields(found.finds, problem, leave),
-        "settings": repr(settings),
-    }  # fmt: skip
+    norm_err, checks, chains = problem.constraint_logmass[1], found.bridged, found.chains
+    logZ_bridge, bridge_err = checks.bridge
+    summary = Refinement(
+        importance=(found.importance.logZ, float(np.hypot(found.importance.logZ_err, norm_err))),
+        bridge=(logZ_bridge, float(np.hypot(bridge_err, norm_err))),
+        coverage=checks.coverage,
+        missed_mass=checks.missed_mass,
+        ess=found.importance.ess,
+        khat=found.importance.khat,
+        n_draws=len(found.draws.u),
+        n_calls=n_calls,
+        ode_error=found.ode_error,
+        rounds=tuple(RoundReport(*row) for row in found.rounds.tolist()),
+        chains=ChainsReport(n_moves=chains.n_moves, n_trajectories=chains.n_trajectories, drift=chains.drift, settled=bool(chains.settled)),
+        modes=tuple(found.modes.tolist()) if len(found.modes) > 1 else (),
+        finds=tuple(_find_report(find, problem, leave) for find in found.finds),
+        settings=repr(settings),
+    )
     draws = {"draws": theta_of(problem, [leave(found.draws.u)], found.draws.blobs), "draws_logw": found.draws.logw}
     flows = jax.tree.map(np.asarray, found.flows)
     return {"refined": summary, **draws, "flows": flow_arrays(flows), "source": Source(problem, settings, flows)}
 
 
-def _finds_fields(finds, problem, leave):
-    """Turn each `Find` into a JSON-able dict, its place into the values of the parameters."""
-    names, theta_rows = problem.prior.names, problem.prior.theta_rows
-    return [
-        {
-            "name": find.name, "logZ": find.estimate.logZ, "logZ_err": find.estimate.logZ_err, "khat": find.estimate.khat,
-            "logL": find.logL, "at": dict(zip(names, theta_rows(leave(find.u[None]))[0].tolist(), strict=True)),
-        }
-        for find in finds
-    ]  # fmt: skip
+def _find_report(find, problem, leave):
+    """Turn a `Find` into its report, its place into the values of the parameters."""
+    theta = problem.prior.theta_rows(leave(find.u[None]))[0]
+    at = dict(zip(problem.prior.names, theta.tolist(), strict=True))
+    logZ, logZ_err, _, khat = find.estimate
+    return FindReport(name=find.name, logZ=logZ, logZ_err=logZ_err, khat=khat, logL=find.logL, at=at)

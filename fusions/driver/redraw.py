@@ -64,20 +64,24 @@ class Source(NamedTuple):
     def extend(self, result, n_eff, key):
         """Return the result with more draws; see `Result.extend`."""
         _refuse_other_data(result, self.problem)
-        share = result.refined["ess"] / result.refined["n_draws"]
-        missing = (n_eff - result.refined["ess"]) / max(share, 1e-9)
+        before = result.refined
+        missing = (n_eff - before.ess) / max(before.ess / before.n_draws, 1e-9)
         if missing <= 0:
             return result
         theta, logw, n_calls = self.draw(whole_units(missing), key)
         draws, logw = np.concatenate([result.draws, theta]), np.concatenate([result.draws_logw, logw])
         now, norm_err = importance(logw), result.constraint_logmass[1]
-        err, bridged, (_, gap_err) = float(np.hypot(now.logZ_err, norm_err)), result.refined["bridge"], result.refined["coverage"]
-        moved = max(result.refined["importance"][1] ** 2 - err**2, 0.0)  # the bridge keeps the old draws, which it shared
-        refined = {
-            **result.refined, "importance": (now.logZ, err), "ess": now.ess, "khat": now.khat,
-            "n_draws": len(logw), "coverage": (now.logZ - bridged[0], float(np.sqrt(gap_err**2 + moved))),
-            "n_calls": result.refined["n_calls"] + n_calls,
-        }  # fmt: skip
+        err, (_, gap_err) = float(np.hypot(now.logZ_err, norm_err)), before.coverage
+        moved = max(before.importance[1] ** 2 - err**2, 0.0)  # the bridge keeps the old draws, which it shared
+        refined = dataclasses.replace(
+            before,
+            importance=(now.logZ, err),
+            coverage=(now.logZ - before.bridge[0], float(np.sqrt(gap_err**2 + moved))),
+            ess=now.ess,
+            khat=now.khat,
+            n_draws=len(logw),
+            n_calls=before.n_calls + n_calls,
+        )
         return dataclasses.replace(result, refined=refined, draws=draws, draws_logw=logw, n_calls=result.n_calls + n_calls)
 
 
@@ -139,6 +143,6 @@ def attach(result, problem, refine=None):
     if flows is None:
         raise OptionError(
             f"The result has no flows that fit these settings of the refine phase; it was made with "
-            f"{(result.refined or {}).get('settings', 'refine=False')}. Type fusions.attach(result, problem, fusions.Refine(...))."
+            f"{result.refined.settings if result.refined else 'refine=False'}. Type fusions.attach(result, problem, fusions.Refine(...))."
         )
     return dataclasses.replace(result, source=Source(problem, settings, flows))

@@ -49,7 +49,7 @@ def choose(volumes, refined, parent_correlation=0.0):
     Parameters
     ----------
     volumes : (ln Z, error) of nested sampling.
-    refined : dict of the refine phase (see `Result`), or None.
+    refined : Refinement, or None.
     parent_correlation : mean correlation of the log L ranks of replacements and of the points they started from.
 
     Returns
@@ -58,7 +58,7 @@ def choose(volumes, refined, parent_correlation=0.0):
     """
     if refined is None:
         return Headline("volumes", *volumes, "nested-sampling volumes; there was no refine phase", _short_walks(parent_correlation))
-    logZ, finds = refined["importance"][0], refined.get("finds", ())
+    logZ, finds = refined.importance[0], refined.finds
     (excess, faults), (volumes_excess, volumes_faults) = _above(logZ, _error(refined), finds), _above(*volumes, finds)
     err, volumes_err = float(np.hypot(_error(refined), max(excess, abs(_step(refined))))), float(np.hypot(volumes[1], volumes_excess))
     failed = _failed(refined, found_more=excess > 0)
@@ -77,18 +77,16 @@ def choose(volumes, refined, parent_correlation=0.0):
 def _above(logZ, err, finds):
     """Look for what exceeds an estimate most, beyond chance: returns by how much, 0 if nothing does, and a list of that warning."""
     beyond = [
-        find
-        for find in finds
-        if find["logZ"] - logZ > np.hypot(SIGMAS * err, SIGMAS * find["logZ_err"] if find["khat"] < FINITE_KHAT else RARE)
+        find for find in finds if find.logZ - logZ > np.hypot(SIGMAS * err, SIGMAS * find.logZ_err if find.khat < FINITE_KHAT else RARE)
     ]
     if not beyond:
         return 0.0, []
-    find = max(beyond, key=lambda find: find["logZ"])
-    excess, place = float(find["logZ"] - logZ), ", ".join(f"{name}={value:.10g}" for name, value in find["at"].items())
+    find = max(beyond, key=lambda find: find.logZ)
+    excess, place = float(find.logZ - logZ), ", ".join(f"{name}={value:.10g}" for name, value in find.at.items())
     text = (
-        f"{find['name']} of the refine phase found ln Z = {find['logZ']:.2f} +- {find['logZ_err']:.2f}, {excess:.2f} nats more than is "
+        f"{find.name} of the refine phase found ln Z = {find.logZ:.2f} +- {find.logZ_err:.2f}, {excess:.2f} nats more than is "
         "reported and more than chance allows: a part of the posterior is missing in the result. Its heaviest point has log L = "
-        f"{find['logL']:.6g} at {place}. Look at the likelihood there, and run again with more live points, or with a prior narrowed to "
+        f"{find.logL:.6g} at {place}. Look at the likelihood there, and run again with more live points, or with a prior narrowed to "
         "that region to measure it alone."
     )
     return excess, [text]
@@ -96,34 +94,33 @@ def _above(logZ, err, finds):
 
 def _gap(refined):
     """Return by how much importance and bridge sampling differ, 0 if chance allows it."""
-    gap, err = refined["coverage"]
+    gap, err = refined.coverage
     return gap if abs(gap) > SIGMAS * err else 0.0
 
 
 def _step(refined):
     """Return by how much the final draws and the last round before differ, 0 if chance allows it."""
-    (logZ, err), (last, last_err) = refined["importance"], refined["rounds"][-1][:2]
-    return logZ - last if abs(logZ - last) > SIGMAS * np.hypot(err, last_err) else 0.0
+    (logZ, err), last = refined.importance, refined.rounds[-1]
+    return logZ - last.logZ if abs(logZ - last.logZ) > SIGMAS * np.hypot(err, last.logZ_err) else 0.0
 
 
 def _few(refined):
     """Decide whether few draws carry the importance estimate."""
-    ess = refined["ess"]
-    return (refined["khat"] > TRUSTED_KHAT and ess < LEAST_SHARE * refined["n_draws"]) or ess < LEAST_ESS
+    return (refined.khat > TRUSTED_KHAT and refined.ess < LEAST_SHARE * refined.n_draws) or refined.ess < LEAST_ESS
 
 
 def _error(refined):
     """Return the error of importance sampling, what it differs by from the chains included."""
-    return float(np.linalg.norm([refined["importance"][1], _gap(refined), refined.get("uncovered", 0.0)]))
+    return float(np.linalg.norm([refined.importance[1], _gap(refined), refined.missed_mass]))
 
 
 def _failed(refined, *, found_more):
     """List the checks that importance sampling failed, with advice; of rounds that differ only if no more was found in one of them."""
-    (logZ, err), (gap, gap_err), (last, last_err) = refined["importance"], refined["coverage"], refined["rounds"][-1][:2]
+    (logZ, err), (gap, gap_err), last = refined.importance, refined.coverage, refined.rounds[-1]
     faults = []
     if _few(refined):
         faults.append(
-            f"few draws carry the importance estimate (Pareto k-hat {refined['khat']:.2f}, ESS {refined['ess']:,.0f}): the flows miss a "
+            f"few draws carry the importance estimate (Pareto k-hat {refined.khat:.2f}, ESS {refined.ess:,.0f}): the flows miss a "
             "part of the posterior. Run again with twice the live points, or give the refine phase more rounds."
         )
     if _gap(refined):
@@ -133,7 +130,8 @@ def _failed(refined, *, found_more):
         )
     if _step(refined) and not found_more:
         faults.append(
-            f"the last two rounds differ ({last:.3f} +- {last_err:.3f}, then {logZ:.3f} +- {err:.3f}): give the refine phase more rounds."
+            f"the last two rounds differ ({last.logZ:.3f} +- {last.logZ_err:.3f}, then {logZ:.3f} +- {err:.3f}): give the refine phase "
+            "more rounds."
         )
     return faults
 
@@ -146,20 +144,20 @@ def _doubts(estimate, volumes, refined, failed):
             f"importance sampling ({logZ:.3f} +- {err:.3f}) and volumes ({volumes[0]:.2f} +- {volumes[1]:.2f}) disagree: one of them lost "
             "or never found a part of the posterior. Run again with another seed and twice the live points."
         )
-    if not refined["chains"]["settled"]:
+    if not refined.chains.settled:
         doubts.append(
-            f"the chains at the posterior have not settled after {refined['chains']['n_moves']:,} moves (they drift by "
-            f"{refined['chains']['drift']:.1f} standard errors, or each has seen but a part): a part of it fills slowly, and "
-            "what the flows did not reach is missing. Run again with twice the live points, or with a smaller precision in nested(), "
-            "so that the nested run goes on further."
+            f"the MCMC chains at the posterior have not converged after {refined.chains.n_moves:,} moves (drift "
+            f"{refined.chains.drift:.1f} standard errors, or each chain has seen only a part): posterior mass that neither chains nor "
+            "flows have reached is missing from ln Z. Run again with twice the live points, or with a smaller precision in nested(), so "
+            "that the nested run goes on further."
         )
-    if refined.get("uncovered", 0.0) > SIGMAS * refined["importance"][1]:
+    if refined.missed_mass > SIGMAS * refined.importance[1]:
         doubts.append(
-            f"chains hold {refined['uncovered']:.1%} of the posterior where draws hardly come: the flows miss it, and ln Z is low by as "
+            f"chains hold {refined.missed_mass:.1%} of the posterior where draws hardly come: the flows miss it, and ln Z is low by as "
             "much. Give the refine phase more rounds, fusions.Refine(max_rounds=24), or run again with twice the live points."
         )
-    share = refined["ess"] / refined["n_draws"]
-    if not failed and share < SURE_SHARE and refined["khat"] > FINITE_KHAT:
+    share = refined.ess / refined.n_draws
+    if not failed and share < SURE_SHARE and refined.khat > FINITE_KHAT:
         doubts.append(
             f"only {share:.0%} of the draws are effective: the flows fit a part of the posterior badly and may miss another, so the error "
             "of ln Z may be several times larger than claimed. Run again with twice the live points."

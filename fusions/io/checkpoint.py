@@ -21,7 +21,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fusions.errors import CheckpointError
-from fusions.io.files import MANIFEST, jsonable, pack, unpack, write_atomically
+from fusions.io.files import jsonable, pack, unpack, write_atomically
+from fusions.io.result_folder import MANIFEST
 
 FORMAT = 2
 JOURNAL, LOCK = "journal.bin", "lock"

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fusions.errors import LikelihoodError, advice_on
+from fusions.model.calls import describe_theta
 from fusions.numerics import in_chunks
 from fusions.parallel.pool import check_pool, open_pool
 from fusions.parallel.sharding import ALONE
@@ -176,7 +177,7 @@ def _is_same(owner, problem, known):
 
 def _explained(problem, batches, failure):
     """Turn the failure of a pool into a LikelihoodError that names the parameter values."""
-    where = "; ".join(describe_theta(problem, theta[0]) for theta in batches) or "no point yet"
+    where = "; ".join(describe_theta(problem.prior.names, theta[0]) for theta in batches) or "no point yet"
     if problem.vectorized and batches:
         where += f" (the first of a batch of {len(batches[0])} points)"
     texts = {
@@ -205,12 +206,7 @@ def theta_of(problem, parts, blobs):
 
 def describe(problem, x):
     """Write the parameters at one point x (d,) as 'm=1.2, c=0.3'."""
-    return describe_theta(problem, problem.prior.theta_rows(np.asarray(x)[None])[0])
-
-
-def describe_theta(problem, theta):
-    """Write parameters theta (n_names,) as 'm=1.2, c=0.3'."""
-    return ", ".join(f"{name}={value:.10g}" for name, value in zip(problem.prior.names, theta, strict=True))
+    return describe_theta(problem.prior.names, problem.prior.theta_rows(np.asarray(x)[None])[0])
 
 
 def reject_undefined(problem, x):
@@ -221,8 +217,8 @@ def reject_undefined(problem, x):
     for theta in _theta_rows(problem, x):
         if not np.isfinite(theta).all():
             raise LikelihoodError(
-                f"The prior gave {describe_theta(problem, theta)} at one of its draws; expected finite numbers. Look for a division by "
-                "zero in its functions, or for numbers beyond those of double precision (1e308): choose other units."
+                f"The prior gave {describe_theta(problem.prior.names, theta)} at one of its draws; expected finite numbers. Look for "
+                "a division by zero in its functions, or for numbers beyond those of double precision (1e308): choose other units."
             )
 
 

@@ -37,9 +37,9 @@ def _estimates(result):
     refined, volumes = result.refined, (result.evidence.logZ, result.evidence.logZ_err)
     if refined is None:
         return {"volumes": volumes}
-    rounds = {f"round {i}": tuple(row[:2]) for i, row in enumerate(refined["rounds"], start=1)}
+    rounds = {f"round {i}": (row.logZ, row.logZ_err) for i, row in enumerate(refined.rounds, start=1)}
     rounds = dict(list(rounds.items())[-MOST_ROUNDS:])
-    return {"volumes": volumes, **rounds, "bridge": tuple(refined["bridge"]), "importance": tuple(refined["importance"])}
+    return {"volumes": volumes, **rounds, "bridge": refined.bridge, "importance": refined.importance}
 
 
 def _checked(others):
@@ -86,10 +86,10 @@ def _sources(result):
     sources = {"shrinkage of volumes": result.evidence.logZ_err}
     if result.refined is not None:
         sources |= {
-            "importance sampling": result.refined["importance"][1],
-            "coverage (bridge)": result.refined["coverage"][1],
-            "uncovered mass": result.refined.get("uncovered", 0.0),
-            "ODE solver": result.refined["ode_error"],
+            "importance sampling": result.refined.importance[1],
+            "coverage (bridge)": result.refined.coverage[1],
+            "missed mass": result.refined.missed_mass,
+            "ODE solver": result.refined.ode_error,
         }
         sources |= {"found above": result.headline.excess} if result.headline.excess else {}
     return sources

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.animation import PillowWriter
 
 from fusions.errors import OptionError
-from fusions.io import files as storage
+from fusions.io.files import writing
 from fusions.plot.base import BLUE, GREY, ORANGE, chosen_columns, message, new_figure, tidy
 
 N_TIMES = 33  # points of a trajectory
@@ -95,7 +95,7 @@ def animate(result, path, params=None, n_frames=60):
         raise OptionError("Expected a run with two columns that vary and a point of finite log L. Give params=[name, name].")
     figure = new_figure(5, 4.6)
     writer, path = PillowWriter(fps=FRAMES_PER_SECOND), Path(path)
-    with storage.writing(path.parent):
+    with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         with writer.saving(figure, str(path), dpi=80):
             for logX in _frames(result, n_frames):

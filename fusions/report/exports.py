@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from fusions.errors import OptionError
-from fusions.io import files as storage
+from fusions.io import polychord
+from fusions.io.files import pack, write_atomically, writing
+from fusions.io.labels import math_label, paramnames, upright
 
 
 def _load(*names):
@@ -24,7 +26,7 @@ def _load(*names):
 
 def latex_labels(result):
     """Return {name: LaTeX without dollar signs} of all columns; names that have no label stand upright."""
-    return {name: storage.math_label(result.labels.get(name) or "") or storage.upright(name) for name in result.names}
+    return {name: math_label(result.labels.get(name) or "") or upright(name) for name in result.names}
 
 
 def facts(result):
@@ -74,14 +76,14 @@ def to_getdist(result):
 def write_polychord(result, root):
     """Write PolyChord's files; see `Result.write_polychord`."""
     fields = ("names", "n_params", "labels", "theta", "logL", "logL_birth", "n_live")
-    return storage.write_polychord(root, **{name: getattr(result, name) for name in fields})
+    return polychord.write_polychord(root, **{name: getattr(result, name) for name in fields})
 
 
 def write_csv(result, path):
     """Write anesthetic's csv; see `Result.write_csv`."""
     path = Path(path)
     path = path if path.suffix == ".csv" else path.with_name(path.name + ".csv")
-    with storage.writing(path.parent):
+    with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         result.samples().to_csv(path)
     return path
@@ -97,10 +99,10 @@ def write_getdist(result, root):
     rows = np.column_stack([np.exp(logw - np.max(logw)), -result.logL if volumes else np.zeros(len(logw)), theta])
     root = Path(root)
     paths = [root.with_name(root.name + end) for end in (".txt", ".paramnames")]
-    with storage.writing(root.parent):
+    with writing(root.parent):
         root.parent.mkdir(parents=True, exist_ok=True)
         np.savetxt(paths[0], rows[rows[:, 0] > 0], fmt="%.17g")
-        paths[1].write_text(storage.paramnames(result.names, result.n_params, result.labels), encoding="utf-8")
+        paths[1].write_text(paramnames(result.names, result.n_params, result.labels), encoding="utf-8")
     return paths
 
 
@@ -108,16 +110,16 @@ def write_numpy(result, root):
     """Write ROOT.npz: equally weighted "samples" (n, m), "names" (m,), "labels" (m,) in LaTeX, and the `facts`; nothing pickled."""
     path = Path(root).with_name(Path(root).name + ".npz")
     arrays = {"samples": result.equal_weights(), "names": np.array(result.names), "labels": np.array(list(latex_labels(result).values()))}
-    with storage.writing(path.parent):
+    with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        storage.write_atomically(path, storage.pack(arrays | facts(result)))
+        write_atomically(path, pack(arrays | facts(result)))
     return [path]
 
 
 def write_arviz(result, root):
     """Write ROOT.nc, the netCDF file that `arviz.from_netcdf` reads."""
     path = Path(root).with_name(Path(root).name + ".nc")
-    with storage.writing(path.parent):
+    with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         to_arviz(result).to_netcdf(str(path))
     return [path]

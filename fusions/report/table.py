@@ -112,22 +112,21 @@ def _estimate_lines(result):
     r, e = result.refined, result.evidence
     if r is None:
         return []
-    (logZ, err), (gap, gap_err) = r["importance"], r["coverage"]
+    (logZ, err), (gap, gap_err), chains = r.importance, r.coverage, r.chains
     apart = (logZ - e.logZ) / np.hypot(err, e.logZ_err)
     covered = with_error(np.exp(gap), np.exp(gap) * gap_err)
     lines = _line("  reported by", result.headline.reason)
     lines += _line("  volumes", with_error(e.logZ, e.logZ_err), f"{'importance - volumes':<{RIGHT}}{apart:+.1f} sigma")
     lines += _line("  importance", with_error(logZ, err), f"{'covered mass':<{RIGHT}}{covered}")
-    draws = f"{r['ess']:,.0f} of {r['n_draws']:,}; k-hat {r['khat']:.2f}"
-    lines += _line("  bridge", with_error(*r["bridge"]), f"{'ESS':<{RIGHT}}{draws}")
-    n_trajectories = r["chains"].get("n_trajectories", 0)
-    moves = f"{n_trajectories} trajectories" if n_trajectories else f"{r['chains']['n_moves']:,} moves each"
-    chains = f"{moves}; {'settled' if r['chains']['settled'] else 'not settled'}"
-    lines += _line("  chains", chains, f"{'modes':<{RIGHT}}{len(r['modes'])}" if r.get("modes") else "")
+    draws = f"{r.ess:,.0f} of {r.n_draws:,}; k-hat {r.khat:.2f}"
+    lines += _line("  bridge", with_error(*r.bridge), f"{'ESS':<{RIGHT}}{draws}")
+    moves = f"{chains.n_trajectories} trajectories" if chains.n_trajectories else f"{chains.n_moves:,} moves each"
+    walked = f"{moves}; {'settled' if chains.settled else 'not settled'}"
+    lines += _line("  chains", walked, f"{'modes':<{RIGHT}}{len(r.modes)}" if r.modes else "")
     norm_err = result.constraint_logmass[1]
     own_err = np.sqrt(max(err**2 - norm_err**2, 0.0))
     budget = f"shrinkage {e.logZ_err:.2g}, importance {own_err:.2g}, coverage {gap_err:.2g}, "
-    budget += f"uncovered {r.get('uncovered', 0.0):.2g}, ODE {r['ode_error']:.1g}"
+    budget += f"missed mass {r.missed_mass:.2g}, ODE {r.ode_error:.1g}"
     budget += f", prior fraction {norm_err:.2g}" if norm_err else ""
     budget += f", found above {result.headline.excess:.2g}" if result.headline.excess else ""
     return lines + _line("  error sources", f"{budget} nats")

@@ -7,7 +7,7 @@ import numpy as np
 
 from fusions.errors import FileError
 from fusions.io import checkpoint
-from fusions.io.files import MANIFEST
+from fusions.io.result_folder import MANIFEST
 from fusions.results.result import Result
 
 LOW = 1e-3  # p-value of the insertion ranks that is worth a word

@@ -5,6 +5,7 @@ import numpy as np
 from fusions.errors import OptionError, Status
 from fusions.evidence.headline import SIGMAS
 from fusions.evidence.importance import importance
+from fusions.evidence.refinement import ChainsReport, Refinement, RoundReport
 from fusions.report.table import with_error
 from fusions.results.result import Result
 
@@ -77,22 +78,30 @@ def _merged_refinement(results):
     parts = [r.refined for r in results]
     logw, norm_err = np.concatenate([r.draws_logw for r in results]), min(r.constraint_logmass[1] for r in results)
     found = importance(logw)
-    bridges, gaps = np.array([p["bridge"] for p in parts]), np.array([p["coverage"] for p in parts])
+    bridges, gaps = np.array([p.bridge for p in parts]), np.array([p.coverage for p in parts])
     bridge = float(bridges[:, 0].mean())
-    refined = {
-        "importance": (found.logZ, float(np.hypot(found.logZ_err, norm_err))), "bridge": (bridge, _of_mean(bridges[:, 1])),
-        "coverage": (found.logZ - bridge, _of_mean(gaps[:, 1])), "uncovered": max(p.get("uncovered", 0.0) for p in parts),
-        "ess": found.ess, "khat": found.khat, "n_draws": len(logw),
-        "n_calls": sum(p["n_calls"] for p in parts), "ode_error": max(p["ode_error"] for p in parts),
-        "rounds": [[found.logZ, found.logZ_err, found.ess / len(logw)]],
-        "chains": {
-            "n_moves": min(p["chains"]["n_moves"] for p in parts),
-            "n_trajectories": min(p["chains"].get("n_trajectories", 0) for p in parts),
-            "drift": max(p["chains"]["drift"] for p in parts), "settled": all(p["chains"]["settled"] for p in parts),
-        },
-        "modes": max((p.get("modes", []) for p in parts), key=len), "finds": [f for p in parts for f in p.get("finds", ())],
-        "settings": parts[0]["settings"],
-    }  # fmt: skip
+    chains = [p.chains for p in parts]
+    refined = Refinement(
+        importance=(found.logZ, float(np.hypot(found.logZ_err, norm_err))),
+        bridge=(bridge, _of_mean(bridges[:, 1])),
+        coverage=(found.logZ - bridge, _of_mean(gaps[:, 1])),
+        missed_mass=max(p.missed_mass for p in parts),
+        ess=found.ess,
+        khat=found.khat,
+        n_draws=len(logw),
+        n_calls=sum(p.n_calls for p in parts),
+        ode_error=max(p.ode_error for p in parts),
+        rounds=(RoundReport(found.logZ, found.logZ_err, found.ess / len(logw)),),
+        chains=ChainsReport(
+            n_moves=min(c.n_moves for c in chains),
+            n_trajectories=min(c.n_trajectories for c in chains),
+            drift=max(c.drift for c in chains),
+            settled=all(c.settled for c in chains),
+        ),
+        modes=max((p.modes for p in parts), key=len),
+        finds=tuple(find for p in parts for find in p.finds),
+        settings=parts[0].settings,
+    )
     return {"refined": refined, "draws": np.concatenate([r.draws for r in results]), "draws_logw": logw}
 
 

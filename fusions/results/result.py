@@ -11,8 +11,11 @@ import numpy as np
 from fusions.errors import FileError, OptionError, Status
 from fusions.evidence.headline import choose
 from fusions.evidence.ledger import with_names_of_today
+from fusions.evidence.refinement import Refinement
 from fusions.evidence.volumes import Evidence, evaluate_ledger
-from fusions.io import files as storage
+from fusions.io.labels import math_label
+from fusions.io.polychord import exported_births
+from fusions.io.result_folder import read_run, write_run
 from fusions.numerics import effective_sample_size, logsumexp, normalised, systematic_resample
 from fusions.report import exports, notebook
 from fusions.report.table import render, with_error
@@ -21,7 +24,7 @@ MIN_RANKS = 20
 SUMMED = 65536  # points whose moments are computed at once
 ARRAYS = ("theta", "logL", "logL_birth", "insertion_uniforms", "draws", "draws_logw")
 META = (
-    "names", "n_params", "labels", "n_live", "n_calls", "seconds", "n_compilations", "constraint_logmass", "refined", "info",
+    "names", "n_params", "labels", "n_live", "n_calls", "seconds", "n_compilations", "constraint_logmass", "info",
 )  # fmt: skip
 
 
@@ -45,12 +48,7 @@ class Result:
     n_calls : likelihood evaluations, failed ones included.
     seconds : {"compile", "likelihood", "training", "ode", "refine", "rest", "total": s}.
     n_compilations : number of compilations of the loop.
-    refined : what the refine phase found, or None: "importance" and "bridge" (ln Z, error), "coverage" (ln of the covered mass, error),
-        "uncovered" (part of the posterior that chains see and draws hardly reach),
-        "ess", "khat", "n_draws", "n_calls", "ode_error", "rounds" (ln Z, error, effective fraction of each), "chains"
-        ("n_moves", "n_trajectories", "drift", "settled"), "modes" (ln of the part of the evidence of each, if several), "finds" (estimates
-        of ln Z by the survey of modes, by each of the "rounds", by the final draws, and by a search around the highest point if it was
-        new: "name", "logZ", "logZ_err", "khat", and "logL" and "at", {parameter: value}, of the draw of the largest weight), "settings".
+    refined : `fusions.evidence.refinement.Refinement`, what the refine phase found, or None.
     draws, draws_logw : (n, m) points drawn from the final flows in the columns of `theta`, (n,) their log importance weights.
     constraint_logmass : ln of the prior fraction that a constraint allows, and its error.
     flows : {str: array} parameters of the flows that the draws are from.
@@ -73,7 +71,7 @@ class Result:
     seconds: dict = field(default_factory=dict)
     n_compilations: int = 0
     constraint_logmass: tuple = (0.0, 0.0)
-    refined: dict | None = None
+    refined: Refinement | None = None
     draws: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
     draws_logw: np.ndarray = field(default_factory=lambda: np.empty(0))
     flows: dict = field(default_factory=dict)
@@ -220,13 +218,13 @@ class Result:
         """
         from anesthetic import NestedSamples
 
-        latex = {name: f"${storage.math_label(label)}$" for name, label in self.labels.items() if label}
+        latex = {name: f"${math_label(label)}$" for name, label in self.labels.items() if label}
         return NestedSamples(
             data=self.theta,
             columns=list(self.names),
             logL=self.logL,
             labels={name: latex.get(name, name) for name in self.names},
-            logL_birth=storage.exported_births(self.logL, self.logL_birth),
+            logL_birth=exported_births(self.logL, self.logL_birth),
             logzero=-np.inf,
             label=self.info.get("name"),
         )
@@ -340,13 +338,13 @@ class Result:
         arrays = {f"level_trace/{k}": v for k, v in self.level_trace.items()}
         arrays |= {f"flows/{k}": v for k, v in self.flows.items()}
         arrays |= {k: getattr(self, k) for k in ARRAYS}
-        meta = {k: getattr(self, k) for k in META}
-        return storage.write_run(directory, arrays, {**meta, "status": self.status.name})
+        meta = {k: getattr(self, k) for k in META} | {"refined": self.refined and self.refined.to_json()}
+        return write_run(directory, arrays, {**meta, "status": self.status.name})
 
     @classmethod
     def load(cls, directory):
         """Load what `save` wrote; a missing, foreign or damaged folder raises FileError."""
-        arrays, meta = storage.read_run(directory)
+        arrays, meta = read_run(directory)
         groups = {
             group: {k.removeprefix(f"{group}/"): v for k, v in arrays.items() if k.startswith(f"{group}/")}
             for group in ("level_trace", "flows")
@@ -355,6 +353,8 @@ class Result:
         arrays = {k: v for k, v in arrays.items() if "/" not in k}
         fields = {k: v for k, v in meta.items() if k in cls.__dataclass_fields__}
         try:
+            if meta.get("refined") is not None:
+                fields["refined"] = Refinement.from_json(meta["refined"])
             return cls(**{**fields, **arrays, **groups, "status": Status[meta["status"]]})
         except (KeyError, TypeError, OptionError) as error:
             raise FileError(

@@ -221,7 +221,7 @@ def cheap(monkeypatch):
 
 
 def test_refine_phase_is_resumed_without_asking_the_likelihood_again(cheap, tmp_path):
-    n_nested = cheap.n_calls - cheap.refined["n_calls"]
+    n_nested = cheap.n_calls - cheap.refined.n_calls
 
     def interrupt():
         raise KeyboardInterrupt
@@ -249,7 +249,7 @@ def test_error_in_the_refine_phase_costs_no_nested_run(error, cheap, tmp_path):
     def fail():
         raise error
 
-    n_nested = cheap.n_calls - cheap.refined["n_calls"]
+    n_nested = cheap.n_calls - cheap.refined.n_calls
     BOX.reset(n_nested + 40, fail)  # in the third batch of 16
     if isinstance(error, SystemExit):
         with pytest.raises(SystemExit) as caught:
@@ -271,7 +271,7 @@ def test_error_in_the_refine_phase_costs_no_nested_run(error, cheap, tmp_path):
 
 def test_error_in_the_refine_phase_without_a_folder(cheap):
     """NaN instead of an exception, and nothing to mend."""
-    BOX.reset(function=lambda p: quiet(p) if BOX.n_calls <= cheap.n_calls - cheap.refined["n_calls"] else np.nan)
+    BOX.reset(function=lambda p: quiet(p) if BOX.n_calls <= cheap.n_calls - cheap.refined.n_calls else np.nan)
     with pytest.warns(UserWarning, match="refine phase failed; ln Z is that of the nested run. The log-likelihood is nan at x="):
         result = run(refine=True)
     assert result.logZ == cheap.evidence.logZ
@@ -299,7 +299,7 @@ def test_refine_phase_cut_by_time_is_not_final(cheap, monkeypatch, tmp_path):
         patch.setattr(Budget, "late", lambda budget: bool(late))
         result = run(refine=True, checkpoint=tmp_path)
     assert any("fewer rounds" in note for note in result.info["warnings"])
-    assert result.refined["n_calls"] == 16
+    assert result.refined.n_calls == 16
     assert_same(run(refine=True, checkpoint=tmp_path), cheap)
 
 
@@ -310,7 +310,7 @@ def test_converged_run_can_be_refined_later(cheap, tmp_path):
     assert plain.refined is None
     assert result.refined is not None
     assert result.n_calls == plain.n_calls + 64
-    assert run(refine=Refine(error=0.5), checkpoint=tmp_path).refined["settings"] != result.refined["settings"]
+    assert run(refine=Refine(error=0.5), checkpoint=tmp_path).refined.settings != result.refined.settings
 
 
 def precise(precision):

@@ -13,7 +13,7 @@ from fusions import priors as pr
 from fusions.errors import Status
 from fusions.evidence.ledger import Ledger, Particles
 from fusions.evidence.volumes import insertion_uniforms
-from fusions.io.files import distinct_rows
+from fusions.io.polychord import set_apart
 from fusions.model.likelihood import theta_of
 from fusions.results.result import Result
 
@@ -62,7 +62,7 @@ def test_ranks_need_no_square_of_the_replacements():
 def test_repeats_are_sought_among_few_rows():
     rows = np.random.default_rng(0).normal(size=(N, DIM))
     rows[5] = rows[3]
-    apart, most = held(lambda: distinct_rows(rows))
+    apart, most = held(lambda: set_apart(rows.copy()))
     assert most < 1.3 * rows.nbytes
     assert apart[5, 0] == np.nextafter(rows[3, 0], np.sign(rows[3, 0]) * np.inf)
     np.testing.assert_array_equal(np.delete(apart, 5, axis=0), np.delete(rows, 5, axis=0))

@@ -73,7 +73,7 @@ def test_signal_between_levels_is_heard(tmp_path):
 def test_signal_during_the_refine_phase_leaves_it(name, monkeypatch, tmp_path):
     monkeypatch.setattr(common.refinement, "refine", common.cheap_refine)
     undisturbed = run(refine=True)
-    BOX.reset(undisturbed.n_calls - undisturbed.refined["n_calls"] + 20, send(name))
+    BOX.reset(undisturbed.n_calls - undisturbed.refined.n_calls + 20, send(name))
     result = run(refine=True, checkpoint=tmp_path)
     assert (result.status, result.refined, result.info["signal"]) == (Status.CONVERGED, None, name)
     BOX.reset()

@@ -1,11 +1,15 @@
 """Importance and bridge estimates, Pareto k-hat, and the choice of the headline."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from ledgers import make_refinement
 from scipy import stats
 
 from fusions.evidence.headline import choose
 from fusions.evidence.importance import bridge, importance, pareto_khat
+from fusions.evidence.refinement import ChainsReport, FindReport, RoundReport
 
 LOG_Z = 3.0
 
@@ -69,10 +73,7 @@ def test_bridge_scatter():
     assert np.std(found) < 0.03
 
 
-GOOD = {
-    "importance": (-1.0, 0.01), "bridge": (-1.0, 0.01), "coverage": (0.0, 0.01), "khat": 0.3, "ess": 1500.0, "n_draws": 2048,
-    "rounds": [[-1.1, 0.1, 0.3], [-1.01, 0.01, 0.7]], "chains": {"n_moves": 32, "drift": 1.2, "settled": True},
-}  # fmt: skip
+GOOD = make_refinement()
 
 
 @pytest.mark.parametrize(
@@ -87,15 +88,16 @@ GOOD = {
         ({"ess": 900.0, "khat": 0.6}, "importance", "only 44% of the draws are effective"),
         ({"ess": 100.0, "n_draws": 120}, "importance", "few draws carry"),
         ({"coverage": (0.15, 0.01)}, "volumes", "importance and bridge sampling differ by +0.150"),
-        ({"rounds": [[-1.2, 0.01, 0.7]]}, "volumes", "the last two rounds differ"),
-        ({"chains": {"n_moves": 999, "drift": 7.5, "settled": False}}, "importance", "have not settled after 999 moves"),
-        ({"importance": (-2.0, 0.01), "rounds": [[-2.0, 0.01, 0.7]]}, "importance", "disagree: one of them lost"),
+        ({"rounds": (RoundReport(-1.2, 0.01, 0.7),)}, "volumes", "the last two rounds differ"),
+        ({"chains": ChainsReport(n_moves=999, drift=7.5, settled=False)}, "importance", "have not converged after 999 moves"),
+        ({"importance": (-2.0, 0.01), "rounds": (RoundReport(-2.0, 0.01, 0.7),)}, "importance", "disagree: one of them lost"),
     ],
 )
 def test_headline_follows_the_checks(change, name, words):
-    headline = choose((-1.05, 0.1), {**GOOD, **change})
+    refined = replace(GOOD, **change)
+    headline = choose((-1.05, 0.1), refined)
     assert headline.name == name
-    assert (headline.logZ, headline.logZ_err) == ({**GOOD, **change}["importance"] if name == "importance" else (-1.05, 0.1))
+    assert (headline.logZ, headline.logZ_err) == (refined.importance if name == "importance" else (-1.05, 0.1))
     assert len(headline.warnings) == (words is not None)
     assert words is None or words in headline.warnings[0]
 
@@ -104,12 +106,12 @@ def test_headline_follows_the_checks(change, name, words):
     ("change", "err"),
     [
         ({"coverage": (0.05, 0.01)}, np.hypot(0.01, 0.05)),
-        ({"rounds": [[-1.06, 0.01, 0.7]]}, np.hypot(0.01, 0.06)),
-        ({"coverage": (-0.05, 0.01), "rounds": [[-1.06, 0.01, 0.7]]}, np.sqrt(0.01**2 + 0.05**2 + 0.06**2)),
+        ({"rounds": (RoundReport(-1.06, 0.01, 0.7),)}, np.hypot(0.01, 0.06)),
+        ({"coverage": (-0.05, 0.01), "rounds": (RoundReport(-1.06, 0.01, 0.7),)}, np.sqrt(0.01**2 + 0.05**2 + 0.06**2)),
     ],
 )
 def test_what_estimates_disagree_by_is_a_part_of_the_error(change, err):
-    headline = choose((-1.05, 0.1), {**GOOD, **change})
+    headline = choose((-1.05, 0.1), replace(GOOD, **change))
     assert (headline.name, headline.logZ) == ("importance", -1.0)
     assert headline.logZ_err == pytest.approx(err)
     assert len(headline.warnings) == len(change)
@@ -118,14 +120,14 @@ def test_what_estimates_disagree_by_is_a_part_of_the_error(change, err):
 
 @pytest.mark.parametrize(("mass", "warned"), [(0.02, False), (0.04, True)])
 def test_mass_that_draws_do_not_reach_is_a_part_of_the_error(mass, warned):
-    headline = choose((-1.05, 0.1), {**GOOD, "uncovered": mass})
+    headline = choose((-1.05, 0.1), replace(GOOD, missed_mass=mass))
     assert headline.logZ_err == pytest.approx(np.hypot(0.01, mass))
     assert any("chains hold 4.0% of the posterior" in text for text in headline.warnings) == warned
 
 
 def find(logZ, err, khat=np.inf, name="round 1"):
     """Make what a round found, carried by one draw."""
-    return {"name": name, "logZ": logZ, "logZ_err": err, "khat": khat, "logL": 14.28, "at": {"x": 0.37, "y": -0.04}}
+    return FindReport(name=name, logZ=logZ, logZ_err=err, khat=khat, logL=14.28, at={"x": 0.37, "y": -0.04})
 
 
 @pytest.mark.parametrize(
@@ -141,14 +143,13 @@ def find(logZ, err, khat=np.inf, name="round 1"):
     ],
 )
 def test_what_a_round_found_above_the_estimate_is_a_part_of_the_error(found, excess):
-    plain, headline = (choose((-1.05, 0.2), {**GOOD, "finds": finds}) for finds in ([], [find(-1.0, 0.01, 0.3), found]))
-    assert plain == choose((-1.05, 0.2), GOOD)  # saved before there were finds
+    plain, headline = (choose((-1.05, 0.2), replace(GOOD, finds=finds)) for finds in ((), (find(-1.0, 0.01, 0.3), found)))
     assert (headline.name, headline.logZ) == ("importance", -1.0)
     assert headline.excess == pytest.approx(excess)
     assert headline.logZ_err == pytest.approx(np.hypot(0.01, excess))
     if excess:
         (text,) = headline.warnings
-        assert f"round 1 of the refine phase found ln Z = {found['logZ']:.2f} +- {found['logZ_err']:.2f}, {excess:.2f} nats more" in text
+        assert f"round 1 of the refine phase found ln Z = {found.logZ:.2f} +- {found.logZ_err:.2f}, {excess:.2f} nats more" in text
         assert "log L = 14.28 at x=0.37, y=-0.04" in text
         assert "more live points" in text
     else:
@@ -156,25 +157,32 @@ def test_what_a_round_found_above_the_estimate_is_a_part_of_the_error(found, exc
 
 
 def test_the_last_round_is_counted_once():
-    last = {"rounds": [[-0.9, 0.01, 0.7]], "finds": [find(-0.9, 0.01, 0.3)]}
-    headline = choose((-1.05, 0.1), {**GOOD, **last})
+    last = {"rounds": (RoundReport(-0.9, 0.01, 0.7),), "finds": (find(-0.9, 0.01, 0.3),)}
+    headline = choose((-1.05, 0.1), replace(GOOD, **last))
     assert (headline.logZ_err, headline.excess) == (0.1, 0.0)  # of the volumes, which it does not contradict
-    wide = choose((-1.05, 0.5), {**GOOD, **last})
+    wide = choose((-1.05, 0.5), replace(GOOD, **last))
     assert (wide.name, len(wide.warnings)) == ("importance", 1)
     assert wide.logZ_err == pytest.approx(np.hypot(0.01, 0.1))
 
 
 def test_draws_far_above_the_volumes_are_in_the_error_of_these():
-    few = {"importance": (5.0, 1.0), "coverage": (6.2, 1.0), "khat": 0.99, "ess": 1.0, "n_draws": 4096, "rounds": [[5.0, 1.0, 0.001]]}
-    headline = choose((-1.05, 0.1), {**GOOD, **few, "finds": [find(5.0, 1.0, 0.99, "the final draws")]})
+    few = {
+        "importance": (5.0, 1.0),
+        "coverage": (6.2, 1.0),
+        "khat": 0.99,
+        "ess": 1.0,
+        "n_draws": 4096,
+        "rounds": (RoundReport(5.0, 1.0, 0.001),),
+    }
+    headline = choose((-1.05, 0.1), replace(GOOD, **few, finds=(find(5.0, 1.0, 0.99, "the final draws"),)))
     assert (headline.name, headline.logZ) == ("volumes", -1.05)
     assert headline.logZ_err == pytest.approx(np.hypot(0.1, 6.05))
     assert "the final draws of the refine phase found ln Z = 5.00 +- 1.00, 6.05 nats more" in headline.warnings[0]
 
 
 def test_importance_sampling_with_few_draws_is_nearer_than_volumes_far_below_it():
-    few = {"importance": (-17.7, 0.5), "khat": 0.9, "ess": 4.0, "n_draws": 4096, "rounds": [[-17.7, 0.5, 0.001]]}
-    headline = choose((-1304.2, 0.1), {**GOOD, **few, "finds": [find(-17.7, 0.5, 0.9, "the final draws")]})
+    few = {"importance": (-17.7, 0.5), "khat": 0.9, "ess": 4.0, "n_draws": 4096, "rounds": (RoundReport(-17.7, 0.5, 0.001),)}
+    headline = choose((-1304.2, 0.1), replace(GOOD, **few, finds=(find(-17.7, 0.5, 0.9, "the final draws"),)))
     assert (headline.name, headline.logZ, headline.logZ_err) == ("importance", -17.7, 0.5)
     assert any("few draws carry" in text for text in headline.warnings)
 
@@ -185,7 +193,8 @@ def test_chance_seldom_makes_a_find(shape):
     rng, n_flagged = np.random.default_rng(0), 0
     for _ in range(2000):
         now = importance(np.log((1 - shape) * rng.random(400) ** -shape))
-        n_flagged += choose((0.0, 0.1), {**GOOD, "importance": (0.0, 0.0), "finds": [find(now.logZ, now.logZ_err, now.khat)]}).excess > 0
+        refined = replace(GOOD, importance=(0.0, 0.0), finds=(find(now.logZ, now.logZ_err, now.khat),))
+        n_flagged += choose((0.0, 0.1), refined).excess > 0
     level = 2 * stats.norm.sf(3)
     assert n_flagged <= stats.binom(2000, level).ppf(1 - 1e-4)
 
@@ -194,7 +203,7 @@ def test_headline_without_refinement_is_the_volumes():
     assert choose((-1.05, 0.1), None)[:3] == ("volumes", -1.05, 0.1)
 
 
-@pytest.mark.parametrize("refined", [None, {**GOOD, "coverage": (0.15, 0.01)}, GOOD])
+@pytest.mark.parametrize("refined", [None, replace(GOOD, coverage=(0.15, 0.01)), GOOD])
 def test_volumes_from_short_walks_carry_a_warning(refined):
     """Importance sampling does not care how long the walks were."""
     count = [len(choose((-1.05, 0.1), refined, memory).warnings) for memory in (0.3, 0.45)]

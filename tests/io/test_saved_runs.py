@@ -29,8 +29,9 @@ def test_saved_result_is_read_and_draws_again():
     result = fusions.Result.load(SAVED / "result")
     assert (result.n_live, result.n_calls, result.status.name, result.headline.name) == (40, 38763, "CONVERGED", "importance")
     assert result.logZ == pytest.approx(EXACT, abs=3 * result.logZ_err)
+    assert (result.logZ, result.refined.n_draws, result.refined.finds[-1].name) == (-2.915374528309667, 2048, "the final draws")
     assert len(result.samples()) == len(result.theta)
-    more = fusions.attach(result, problem(), REFINE).extend(n_eff=1.5 * result.refined["ess"])
+    more = fusions.attach(result, problem(), REFINE).extend(n_eff=1.5 * result.refined.ess)
     assert more.logZ == pytest.approx(EXACT, abs=3 * more.logZ_err)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-WITH_EXAMPLES = {"fusions.io.files", "fusions.report.table"}  # at least these
+WITH_EXAMPLES = {"fusions.io.labels", "fusions.report.table"}  # at least these
 
 
 def modules():

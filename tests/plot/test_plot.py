@@ -5,7 +5,7 @@ from dataclasses import replace
 import matplotlib
 import numpy as np
 import pytest
-from ledgers import gaussian_ball, half_zero, make_result, wedding_cake
+from ledgers import gaussian_ball, half_zero, make_refinement, make_result, wedding_cake
 from matplotlib.figure import Figure
 
 from fusions.errors import OptionError
@@ -131,11 +131,8 @@ def test_ball_peaks_inside_of_the_run():
 def refined(result):
     """Return a result with the figures of a refine phase."""
     rng = np.random.default_rng(0)
-    found = {
-        "importance": (result.logZ + 0.1, 0.01), "bridge": (result.logZ + 0.11, 0.02), "coverage": (0.0, 0.02), "ess": 3000.0, "khat": 0.1,
-        "n_draws": 4000, "n_calls": 4000, "ode_error": 0.0, "rounds": [[result.logZ + 0.1, 0.02, 0.7]],
-        "chains": {"n_moves": 32, "drift": 1.0, "settled": True}, "settings": "Refine()",
-    }  # fmt: skip
+    logZ = result.logZ + 0.1
+    found = make_refinement(logZ, bridge=(logZ + 0.01, 0.02), coverage=(0.0, 0.02), rounds=((logZ, 0.02, 0.7),))
     return replace(result, refined=found, draws=rng.normal(size=(4000, 5)), draws_logw=rng.normal(scale=0.3, size=4000))
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import anesthetic
 import numpy as np
 import pytest
-from ledgers import gaussian_ball, half_zero, make_result
+from ledgers import gaussian_ball, half_zero, make_refinement, make_result
 
 from fusions.errors import OptionError
 from fusions.report.exports import FORMATS
@@ -25,11 +25,7 @@ def refined(result):
     """Return a result whose headline is that of draws."""
     rng = np.random.default_rng(0)
     draws = np.column_stack([x := rng.normal(size=(4000, 4)), (x**2).sum(1)])
-    found = {
-        "importance": (result.logZ, 0.01), "bridge": (result.logZ, 0.02), "coverage": (0.0, 0.02), "ess": 3000.0, "khat": 0.1,
-        "n_draws": 4000, "n_calls": 4000, "ode_error": 1e-4, "rounds": [[result.logZ, 0.02, 0.7]],
-        "chains": {"n_moves": 32, "drift": 1.0, "settled": True}, "settings": "Refine()",
-    }  # fmt: skip
+    found = make_refinement(result.logZ, bridge=(result.logZ, 0.02), coverage=(0.0, 0.02), rounds=((result.logZ, 0.02, 0.7),))
     return replace(result, refined=found, draws=draws, draws_logw=rng.normal(scale=0.3, size=4000))
 
 

@@ -7,11 +7,13 @@ from dataclasses import replace
 import anesthetic
 import numpy as np
 import pytest
-from ledgers import convention_shift, gaussian_ball, half_zero, make_result, wedding_cake
+from ledgers import convention_shift, gaussian_ball, half_zero, make_refinement, make_result, wedding_cake
 
 from fusions.errors import FileError, OptionError, Status
 from fusions.evidence.importance import importance
-from fusions.io.files import distinct_rows, math_label
+from fusions.evidence.refinement import FindReport
+from fusions.io.labels import math_label
+from fusions.io.polychord import set_apart
 from fusions.report.table import with_error
 from fusions.results.merging import merge
 from fusions.results.result import Result
@@ -91,11 +93,7 @@ def test_large_evidence_keeps_its_column(result, constant, logZ):
 
 
 def test_value_beyond_its_column_has_a_row_of_its_own(result):
-    refined = {
-        "importance": (-1e12, 0.0038), "bridge": (-1e12, 0.0042), "coverage": (0.0, 0.002), "uncovered": 0.0, "ess": 900.0, "khat": 0.1,
-        "n_draws": 1000, "n_calls": 1000, "ode_error": 0.0, "rounds": [[-1e12, 0.01, 0.9]],
-        "chains": {"n_moves": 100, "n_trajectories": 0, "drift": 0.1, "settled": True}, "modes": [], "settings": "",
-    }  # fmt: skip
+    refined = make_refinement(-1e12, importance=(-1e12, 0.0038), bridge=(-1e12, 0.0042), rounds=((-1e12, 0.01, 0.9),))
     far = replace(result, logL=result.logL - 1e12, logL_birth=result.logL_birth - 1e12, refined=refined)
     lines = [
         line
@@ -278,9 +276,9 @@ def test_labels_become_mathematics_without_dollars():
     assert math_label("m_1 100% $v$") == r"\mathrm{m\_1\ 100\%\ }v"
 
 
-def test_distinct_rows_change_only_repeats():
+def test_setting_rows_apart_changes_only_repeats():
     rows = np.array([[1.0, 2.0], [0.0, np.nan], [1.0, 2.0], [3.0, 2.0], [1.0, 2.0], [0.0, np.nan]])
-    apart = distinct_rows(rows)
+    apart = set_apart(rows.copy())
     assert len(np.unique(apart, axis=0)) == len(rows)
     np.testing.assert_array_equal(apart[[0, 1, 3, 5]], rows[[0, 1, 3, 5]])
     np.testing.assert_allclose(apart, rows, rtol=1e-15)
@@ -341,11 +339,10 @@ def refined(seed, error=0.0):
     logZ = gaussian_ball().logZ + error
     logw = logZ + rng.normal(-0.005, 0.1, 2000)  # of mean weight one
     found = importance(logw)
-    fields = {
-        "importance": (found.logZ, found.logZ_err), "bridge": (logZ, 0.02), "coverage": (0.0, 0.02), "ess": found.ess,
-        "khat": found.khat, "n_draws": 2000, "n_calls": 4000, "ode_error": 1e-6, "rounds": [[found.logZ, found.logZ_err, 0.9]],
-        "chains": {"n_moves": 40, "drift": 1.0, "settled": True}, "settings": "Refine()",
-    }  # fmt: skip
+    fields = make_refinement(
+        importance=(found.logZ, found.logZ_err), bridge=(logZ, 0.02), coverage=(0.0, 0.02), ess=found.ess, khat=found.khat, n_draws=2000,
+        rounds=((found.logZ, found.logZ_err, 0.9),),
+    )  # fmt: skip
     return replace(result, refined=fields, draws=result.theta[rng.integers(0, len(result.theta), 2000)], draws_logw=logw)
 
 
@@ -355,11 +352,13 @@ def test_merge_of_refined_runs_takes_their_draws_together(tmp_path):
     assert merged.headline.name == "importance"
     assert merged.logZ_err == pytest.approx(parts[0].logZ_err / np.sqrt(2), rel=0.1)
     assert abs(merged.logZ - gaussian_ball().logZ) < 4 * merged.logZ_err
-    assert merged.refined["n_draws"] == len(merged.draws) == len(merged.posterior[1]) == 4000
-    assert merged.refined["bridge"][1] == pytest.approx(0.02 / np.sqrt(2))
+    assert merged.refined.n_draws == len(merged.draws) == len(merged.posterior[1]) == 4000
+    assert merged.refined.bridge[1] == pytest.approx(0.02 / np.sqrt(2))
     assert not merged.info["warnings"]
     merged.save(tmp_path)
-    assert str(Result.load(tmp_path)) == str(merged)
+    again = Result.load(tmp_path)
+    assert str(again) == str(merged)
+    assert again.refined == merged.refined
     mixed = merge([parts[0], replace(parts[1], refined=None)])
     assert mixed.refined is None
     assert mixed.headline.name == "volumes"
@@ -367,8 +366,8 @@ def test_merge_of_refined_runs_takes_their_draws_together(tmp_path):
 
 def test_merge_does_not_forget_what_a_part_found():
     parts = [refined(seed) for seed in (1, 2)]
-    find = {"name": "round 1", "logZ": parts[0].logZ + 7, "logZ_err": 1.0, "khat": 0.9, "logL": 14.28, "at": {"x": 0.37}}
-    parts[0] = replace(parts[0], refined={**parts[0].refined, "finds": [find]})
+    find = FindReport(name="round 1", logZ=parts[0].logZ + 7, logZ_err=1.0, khat=0.9, logL=14.28, at={"x": 0.37})
+    parts[0] = replace(parts[0], refined=replace(parts[0].refined, finds=(find,)))
     both, without = merge(parts), merge([parts[0], replace(parts[1], refined=None)])
     assert both.logZ_err > 6.9
     assert any("log L = 14.28 at x=0.37" in text for text in both.headline.warnings)

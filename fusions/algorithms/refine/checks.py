@@ -39,12 +39,12 @@ class Bridged(NamedTuple):
     ----------
     bridge : (ln Z, error).
     coverage : ln(Z_importance / Z_bridge), ln of the posterior mass that the flows cover, and its error.
-    uncovered : part of the posterior that chains see where draws are too thin, beyond what these draws hold there.
+    missed_mass : part of the posterior that chains see where draws are too thin, beyond what these draws hold there.
     """
 
     bridge: tuple
     coverage: tuple
-    uncovered: float
+    missed_mass: float
 
 
 def bridged(key, functions, flows, chains, final):
@@ -75,7 +75,7 @@ def bridged(key, functions, flows, chains, final):
     return Bridged(
         (float(logZ), float(np.hypot(spread, scatter))),
         (float(final.estimate.logZ - logZ), float(np.hypot(gap, scatter))),
-        uncovered([(logw, theirs) for _, logw, theirs in folds], final.estimate.logZ),
+        missed_mass([(logw, theirs) for _, logw, theirs in folds], final.estimate.logZ),
     )
 
 
@@ -89,7 +89,7 @@ def _replica(rng, folds, draws):
     return np.mean(values), np.log(noise @ np.exp(draws.logw - top) / noise.sum()) + top
 
 
-def uncovered(pairs, logZ):
+def missed_mass(pairs, logZ):
     """Compute the part of the posterior that chains see where draws are too thin, beyond what the draws hold there.
 
     Parameters

@@ -286,9 +286,9 @@ def test_a_good_last_round_is_among_the_final_draws(ball, monkeypatch):
     monkeypatch.setattr(rounds, "draw", noted)
     again = fusions.run(problem, fusions.nested(n_live=100, cost="expensive"), key=3, refine=QUICK, progress=False)
     assert len(made) > 2
-    assert made[-2].logw.size == again.refined["n_draws"] - made[-1].logw.size
+    assert made[-2].logw.size == again.refined.n_draws - made[-1].logw.size
     np.testing.assert_array_equal(again.draws_logw, np.concatenate([made[-2].logw, made[-1].logw]))
-    assert len(again.refined["rounds"]) == len(made) - 2
+    assert len(again.refined.rounds) == len(made) - 2
     assert again.logZ == result.logZ
 
 
@@ -342,7 +342,7 @@ def test_kernels_and_gaussians_save_the_training_of_a_velocity(monkeypatch, cost
     result = fusions.run(QUADRATIC, fusions.nested(n_live=60, cost=cost), refine=QUICK, progress=False)
     assert abs(result.logZ - EXACT) < 4 * result.logZ_err
     assert any(defensive.has_velocity(state) for state in trained) == with_velocity
-    assert (result.refined["ode_error"] > 0) == result.source.has_velocity
+    assert (result.refined.ode_error > 0) == result.source.has_velocity
 
 
 def test_density_without_a_velocity_is_that_of_its_draws():
@@ -366,12 +366,12 @@ def test_density_without_a_velocity_is_that_of_its_draws():
 def test_mass_that_chains_see_and_draws_do_not():
     """A tenth of the posterior where chains stand and draws do not come; then a draw that holds half of it, and one that holds more."""
     chains, none = np.repeat([0.0, 8.0], [180, 20]), np.zeros(1000)
-    assert checks.uncovered([(chains, none)] * 2, 0.0) == pytest.approx(0.1)
-    assert checks.uncovered([(chains, none), (np.zeros(200), none)], 0.0) == pytest.approx(0.05)
-    assert checks.uncovered([(chains - 700, none - 700)], -700.0) == pytest.approx(0.1)
+    assert checks.missed_mass([(chains, none)] * 2, 0.0) == pytest.approx(0.1)
+    assert checks.missed_mass([(chains, none), (np.zeros(200), none)], 0.0) == pytest.approx(0.05)
+    assert checks.missed_mass([(chains - 700, none - 700)], -700.0) == pytest.approx(0.1)
     half, more = (np.append(none[1:], np.log(weight)) for weight in (50.0, 500.0))
-    assert checks.uncovered([(chains, half)] * 2, 0.0) == pytest.approx(0.05)
-    assert checks.uncovered([(chains, more)] * 2, 0.0) == 0
+    assert checks.missed_mass([(chains, half)] * 2, 0.0) == pytest.approx(0.05)
+    assert checks.missed_mass([(chains, more)] * 2, 0.0) == 0
 
 
 def test_good_rounds_end_adaptation_only_where_chains_were_quick_to_settle():
@@ -427,7 +427,7 @@ def test_the_bridge_uses_draws_of_the_present_flows_alone(ball, monkeypatch):
 def test_refined_evidence(name):
     oracle = oracles.ORACLES[name]()
     result = fusions.run(oracle.problem, fusions.nested(n_live=200, cost="expensive"), key=1, refine=LIGHT, progress=False)
-    (logZ, err), (bridge, bridge_err) = result.refined["importance"], result.refined["bridge"]
+    (logZ, err), (bridge, bridge_err) = result.refined.importance, result.refined.bridge
     assert err < 0.03
     assert abs(logZ - oracle.logZ) < 4 * err
     assert abs(bridge - oracle.logZ) < 5 * bridge_err
@@ -435,7 +435,7 @@ def test_refined_evidence(name):
     assert f"live points held {100 * result.live_fraction:.0f} % of the evidence" in str(result)
     assert (result.logZ, result.logZ_err) == (logZ, err)
     assert abs(result.evidence.logZ - oracle.logZ) < 5 * result.evidence.logZ_err
-    assert len(result.draws) == len(result.draws_logw) == result.refined["n_draws"]
+    assert len(result.draws) == len(result.draws_logw) == result.refined.n_draws
 
 
 def gaussian_on_host(p):
@@ -453,7 +453,7 @@ def test_black_box_with_blobs_and_storage_under_a_constraint(tmp_path):
     """Half of the box is allowed, and half of the likelihood: renormalising the prior leaves ln Z as it is, in each estimate."""
     half = pr.Prior(x=pr.uniform(-1, 1), y=pr.uniform(-1, 1), constraint=lambda p: p["x"] < p["y"])
     result = fusions.run(fusions.Problem(half, gaussian_on_host, blobs=("r",)), FEW, refine=QUICK, progress=False)
-    for logZ, err in ((result.evidence.logZ, result.evidence.logZ_err), result.refined["importance"], result.refined["bridge"]):
+    for logZ, err in ((result.evidence.logZ, result.evidence.logZ_err), result.refined.importance, result.refined.bridge):
         assert abs(logZ - EXACT) < 4 * err
     assert result.headline.name == "importance"
     assert 0.05 > result.logZ_err > result.constraint_logmass[1] > 0
@@ -484,9 +484,9 @@ def test_what_draws_have_found_is_not_forgotten(key):
     warned = " ".join(result.headline.warnings)
     assert abs(result.logZ - exact) < (2 if warned else 4) * result.logZ_err
     assert warned or result.logZ_err < 0.1
-    highest = max(result.refined["finds"], key=lambda find: find["logL"])
-    assert highest["logL"] > 12
-    assert highest["at"]["x"] == pytest.approx(0.37, abs=5e-4)
+    highest = max(result.refined.finds, key=lambda find: find.logL)
+    assert highest.logL > 12
+    assert highest.at["x"] == pytest.approx(0.37, abs=5e-4)
     if result.headline.excess:
         assert float(re.search(r" at x=([\d.]+)", warned)[1]) == pytest.approx(0.37, abs=5e-4)
     assert (f"found above {result.headline.excess:.2g}" in " ".join(str(result).split())) == (result.headline.excess > 0)
@@ -567,13 +567,13 @@ def test_fresh_draws_estimate_the_evidence(ball):
 
 def test_extension_shrinks_the_error(ball):
     _, result = ball
-    more = result.extend(n_eff=4 * result.refined["ess"], key=9)
-    assert more.refined["ess"] > 3 * result.refined["ess"]
-    assert more.refined["importance"][1] < 0.65 * result.refined["importance"][1]
-    assert more.n_calls - result.n_calls == more.refined["n_draws"] - result.refined["n_draws"]
+    more = result.extend(n_eff=4 * result.refined.ess, key=9)
+    assert more.refined.ess > 3 * result.refined.ess
+    assert more.refined.importance[1] < 0.65 * result.refined.importance[1]
+    assert more.n_calls - result.n_calls == more.refined.n_draws - result.refined.n_draws
     assert abs(more.logZ - exact_ball(0.5)) < 4 * more.logZ_err
-    (_, before), (_, after) = result.refined["coverage"], more.refined["coverage"]
-    errors = result.refined["importance"][1], more.refined["importance"][1]
+    (_, before), (_, after) = result.refined.coverage, more.refined.coverage
+    errors = result.refined.importance[1], more.refined.importance[1]
     assert after**2 == pytest.approx(before**2 + errors[0] ** 2 - errors[1] ** 2)  # of a bridge that shares fewer of the draws now
     assert result.extend(n_eff=1) is result
 
