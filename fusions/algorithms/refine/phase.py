@@ -14,9 +14,10 @@ import numpy as np
 from fusions.algorithms.refine.chains import Chains, Start, run_chains
 from fusions.algorithms.refine.checks import Bridged, bridged, finds_of, search_around_highest
 from fusions.algorithms.refine.draws import Draws, Ensemble, Evaluate, draw, together, whole_units
+from fusions.algorithms.refine.known import Known
 from fusions.algorithms.refine.mode_draws import Search
 from fusions.algorithms.refine.modes import joined, survey
-from fusions.algorithms.refine.rounds import Known, Round, adapt, few_draws_dominate, fitted
+from fusions.algorithms.refine.rounds import Round, adapt, few_draws_dominate, fitted
 from fusions.algorithms.refine.settings import UNIT
 from fusions.algorithms.refine.training import MODE_SHARE, blended
 from fusions.evidence.importance import Importance, importance

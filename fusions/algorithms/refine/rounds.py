@@ -6,45 +6,17 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from fusions.algorithms.refine.chains import Chains
-from fusions.algorithms.refine.draws import Draws, Ensemble, RefineFunctions, draw
-from fusions.algorithms.refine.modes import Found
-from fusions.algorithms.refine.settings import FITS, UNIT, Refine
+from fusions.algorithms.refine.draws import Draws, Ensemble, draw
+from fusions.algorithms.refine.settings import FITS, UNIT
 from fusions.algorithms.refine.training import train
 from fusions.evidence.importance import FINITE_KHAT, TRUSTED_KHAT, Importance, importance
-from fusions.evidence.volumes import Points
 from fusions.numerics import keys_of
-from fusions.types import Budget, Schedule
 
 ROUND_SHARE = 0.05  # of the budget or of the calls of the chains, per adaptation round
 FINAL_SHARE = 0.5  # of the budget that adaptation leaves to the final draws, if they need so many
 PROGRESS = 1.1  # ratio of effective fractions
 MIN_RELATIVE_EFFICIENCY = 0.5  # part of the wanted efficiency with which a later round has not failed
 PATIENCE = 5  # rounds without a better effective fraction before adaptation ends
-
-
-class Known(NamedTuple):
-    """What is known of the posterior before the rounds, and what they may use.
-
-    Attributes
-    ----------
-    settings : Refine; schedule : Schedule; functions : RefineFunctions; budget : Budget.
-    points : `Points` of the nested run and of the modes, in u; found : Found.
-    chains : Chains
-    """
-
-    settings: Refine
-    schedule: Schedule
-    functions: RefineFunctions
-    budget: Budget
-    points: Points
-    found: Found
-    chains: Chains
-
-    @property
-    def min_efficiency(self):
-        """Effective fraction of draws that is enough."""
-        return self.settings.efficiency or self.schedule.efficiency
 
 
 class Round(NamedTuple):
