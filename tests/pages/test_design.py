@@ -135,3 +135,7 @@ def test_at_most_25_decisions_of_one_line():
     lines = section("Decisions that stand").strip().splitlines()
     assert len(lines) <= 25
     assert all(line.startswith("- ") for line in lines)
+
+
+def test_page_of_failures_is_short():
+    assert len((PAGE.parent / "failure.md").read_text().split()) <= 400
