@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from test_layers import PACKAGE, ROOMS
 
+import fusions
+
 PAGE = Path(__file__).parents[2] / "docs" / "design.md"
 MOST_LINES, WIDEST = 250, 140
 TEXT = PAGE.read_text()
@@ -139,3 +141,22 @@ def test_at_most_25_decisions_of_one_line():
 
 def test_page_of_failures_is_short():
     assert len((PAGE.parent / "failure.md").read_text().split()) <= 400
+
+
+def unknown(line):
+    """List the names in a row of CONTRIBUTING.md that none of the files in it has."""
+    spans, root = re.findall(r"`([^`]+)`", line), PAGE.parents[1]
+    files = [s for s in spans if re.fullmatch(r"[a-z_/]+\.py", s)]
+    texts = [next(f for f in (root / name, root / PACKAGE / name) if f.is_file()).read_text() for name in files]
+    names = [s for s in spans if re.fullmatch(r"[A-Za-z_.]+", s) and s not in [*files, *fusions.__all__]]
+    return [s for s in names if not any(re.search(rf"\b{s.split('.')[-1]}\b", text) for text in texts)]
+
+
+def test_files_and_names_in_the_answers_of_contributing_exist():
+    lines = [line for line in (PAGE.parents[1] / "CONTRIBUTING.md").read_text().splitlines() if line.startswith("| a")]
+    assert len(lines) == 10
+    assert not [name for line in lines for name in unknown(line)]
+
+
+def test_an_unknown_name_is_told():
+    assert unknown("| an export | `FORMS` and `export` of `report/exports.py` |") == ["FORMS"]
