@@ -307,9 +307,6 @@ OPTIONS = [
     Fault("HitAndRun(0)", lambda t: kernels.HitAndRun(0), OptionError, "n_slices of HitAndRun to be a positive"),
     Fault("HitAndRun(max_tries=-1)", lambda t: kernels.HitAndRun(max_tries=-1), OptionError, "max_tries of HitAndRun"),
     Fault("RandomWalk(2.5)", lambda t: kernels.RandomWalk(2.5), OptionError, "n_moves of RandomWalk to be a positive integer, got 2.5"),
-    Fault("Mixture with a weight too few", lambda t: kernels.Mixture((kernels.HitAndRun(),) * 2, (1,)), OptionError, "2 weights > 0"),
-    Fault("Mixture with a weight of 0", lambda t: kernels.Mixture((kernels.HitAndRun(),), (0,)), OptionError, "1 weights > 0"),
-    Fault("Mixture that draws none", lambda t: kernels.Mixture((kernels.HitAndRun(),), (1,), 0), OptionError, "n_draws of Mixture"),
 ]
 LIKELIHOODS = [
     Fault("a text", lambda t: likelihood(lambda p: "-1.5"), LikelihoodError, "at x=.*log L to be a number, got '-1.5'"),

@@ -9,7 +9,7 @@ NAMES = {
     "FusionsError", "PrecisionError", "Prior", "Problem", "Refine", "attach", "cache_programs", "clear_cache", "from_numpyro", "hot_start",
     "Result", "Status", "kernels", "merge", "nested", "plot", "priors", "run",
 }  # fmt: skip
-KERNELS = {"Cycle", "FlowKernel", "HitAndRun", "Jump", "Mixture", "RandomWalk"}
+KERNELS = {"Cycle", "FlowKernel", "HitAndRun", "Jump", "RandomWalk"}
 PLOTS = {
     "animate", "budget_plot", "corner", "evidence_plot", "flow_plot", "insertion_plot", "level_plot", "page", "run_plot", "save_all",
 }  # fmt: skip

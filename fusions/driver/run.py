@@ -91,7 +91,8 @@ def run(
     algorithm : settings from `nested(...)`; None for its defaults.
     key : seed; the same seed gives the same result, bit for bit on one machine.
     refine : whether to refine ln Z after a converged nested run by flows fitted to the posterior; or settings, `Refine(error=0.01)`.
-        It spends at most as many likelihood calls as the nested run did, or 20,480 if those were fewer.
+        It aims at as many likelihood calls as the nested run took, or 20,480 if those were fewer; chains that have not converged may
+        take twice that number where calls are expensive, five times where they are cheap.
     max_calls : stop after this many likelihood evaluations.
     max_time : stop this many seconds after this call.
     callback : function of a `Snapshot`, called after each level; a true return value ends the run.

@@ -16,6 +16,7 @@ from fusions.evidence.volumes import Running
 from fusions.model.likelihood import describe
 
 N_PROBES = 4  # points whose likelihood is compared when a run is resumed
+FORMER_OPTIONS = re.compile(r", probes=0, coupling=<function independent>")  # of a flow, in settings before December 2026
 FORMER_COLUMN = {"logL_birth": "birth"}  # names in files of columns of the live points
 CLOSE = {"traced": 1e-4, "hosted": 1e-8}  # difference of log L, relative to max(1, |log L|), that another machine may make
 ADVICE = "Type run(..., resume=False) to start afresh in that folder, which removes what is there, or give another folder as checkpoint."
@@ -69,10 +70,9 @@ def identity(problem, algorithm, key):
 def refuse_other(directory, there, here):
     """Raise an error that names the first difference between two identities."""
     for name, value in here.items():
-        if there.get(name) != value:
-            raise CheckpointError(
-                f"The checkpoint in {directory} is of another run: {name} was {there.get(name)}, now is {value}. {ADVICE}"
-            )
+        before = there.get(name)
+        if (FORMER_OPTIONS.sub("", before) if isinstance(before, str) else before) != value:
+            raise CheckpointError(f"The checkpoint in {directory} is of another run: {name} was {before}, now is {value}. {ADVICE}")
 
 
 def refuse_coarser(directory, passed, before, precision):

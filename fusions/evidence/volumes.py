@@ -131,7 +131,7 @@ class Points(NamedTuple):
 
     Attributes
     ----------
-    x : (N, d) internal coordinates.
+    x : (N, d) internal coordinates; those of its own, u, in the refine phase.
     logL : (N,).
     fold : (N,) 0 or 1, the half of the live points that a point belongs to.
     logw : (N,) normalised posterior weights' logarithms.

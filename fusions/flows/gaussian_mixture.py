@@ -46,9 +46,9 @@ def log_volume(base):
     return jnp.sum(jnp.log(jnp.diagonal(base.factors, axis1=1, axis2=2)), axis=1)
 
 
-def standardised(inverse, base, y, period):
-    """Express y (n, d) in the units of each component: (n, k, d)."""
-    return jnp.einsum("kij,nkj->nki", inverse, wrap(y[:, None] - base.means, period))
+def standardised(inverse, base, w, period):
+    """Express w (n, d) in the units of each component: (n, k, d)."""
+    return jnp.einsum("kij,nkj->nki", inverse, wrap(w[:, None] - base.means, period))
 
 
 def spread_out(base, k, z):
@@ -85,11 +85,11 @@ def windings(periodic):
     return np.array(rows)
 
 
-def mixture_logprob(base, y, period, periodic):
-    """Compute ln of the density of a mixture at y (n, d); its components are normal on the line, wrapped normal with angles."""
-    inverse, d = inverse_factors(base), y.shape[1]
-    turns = jnp.asarray(windings(periodic), y.dtype) * jnp.where(jnp.isfinite(period), period, 0.0)
-    z = standardised(inverse, base, y, period)[:, :, None] + jnp.einsum("kij,sj->ksi", inverse, turns)
+def mixture_logprob(base, w, period, periodic):
+    """Compute ln of the density of a mixture at w (n, d); its components are normal on the line, wrapped normal with angles."""
+    inverse, d = inverse_factors(base), w.shape[1]
+    turns = jnp.asarray(windings(periodic), w.dtype) * jnp.where(jnp.isfinite(period), period, 0.0)
+    z = standardised(inverse, base, w, period)[:, :, None] + jnp.einsum("kij,sj->ksi", inverse, turns)
     logp = -0.5 * jnp.sum(z**2, axis=-1) + (base.logweights - log_volume(base) - 0.5 * d * LOG_2PI)[:, None]
     return jax.nn.logsumexp(logp, axis=(1, 2))
 
@@ -131,8 +131,8 @@ def elongated(base, scale, period):
     return base._replace(factors=jnp.linalg.cholesky(cov + more[:, None, None] * long[:, :, None] * long[:, None, :]))
 
 
-def far_points(key, y, weights, k, period):
-    """Choose k centres among rows y (n, d) by greedy k-means++ (Arthur & Vassilvitskii 2007, section 5).
+def far_points(key, w, weights, k, period):
+    """Choose k centres among rows w (n, d) by greedy k-means++ (Arthur & Vassilvitskii 2007, section 5).
 
     A few rows are drawn with weight times squared distance from the centres before; the one that leaves the least distance is taken.
 
@@ -142,17 +142,17 @@ def far_points(key, y, weights, k, period):
     """
 
     def squared(row):
-        return jnp.sum(wrap(y - row, period) ** 2, axis=1)
+        return jnp.sum(wrap(w - row, period) ** 2, axis=1)
 
     def choose(distance, u):
-        tried = y[pick_rows(u, jnp.cumsum(weights * distance + 1e-30))]
+        tried = w[pick_rows(u, jnp.cumsum(weights * distance + 1e-30))]
         left = jnp.minimum(distance, jax.vmap(squared)(tried))
         total = left @ weights
         best = jnp.argmin(total)
         return left[best], (tried[best], total[best])
 
-    u_first, u_more = uniforms(key, y.dtype, (), (k - 1, CANDIDATES))
-    first = y[pick_rows(u_first, jnp.cumsum(weights))]
+    u_first, u_more = uniforms(key, w.dtype, (), (k - 1, CANDIDATES))
+    first = w[pick_rows(u_first, jnp.cumsum(weights))]
     distance = squared(first)
     rows, totals = jax.lax.scan(choose, distance, u_more)[1]
     return jnp.concatenate([first[None], rows]), jnp.append(distance @ weights, totals) / jnp.sum(weights)
@@ -165,12 +165,12 @@ def equal_components(centres, spread):
     return Components(jnp.full(k, -jnp.log(k), dtype), centres, jnp.tile(width * jnp.eye(d, dtype=dtype), (k, 1, 1)))
 
 
-def improve(base, y, weights, period, sizes):
-    """Do one step of expectation maximisation on weighted rows y (n, d), of several mixtures of so many components each.
+def improve(base, w, weights, period, sizes):
+    """Do one step of expectation maximisation on weighted rows w (n, d), of several mixtures of so many components each.
 
     Correlations shrink where rows are few; no component is wider than `MOST_TURN` of a circle.
     """
-    columns, around, d = y.T, period[:, None], y.shape[1]
+    columns, around, d = w.T, period[:, None], w.shape[1]
 
     def moments(component):
         mean, share = component
@@ -183,16 +183,16 @@ def improve(base, y, weights, period, sizes):
     move, cov = jax.lax.map(moments, (base.means, share))
     move = move / count[:, None]
     cov = cov / count[:, None, None] - move[:, :, None] * move[:, None, :]
-    variances = jnp.diagonal(cov, axis1=1, axis2=2)[:, :, None] * jnp.eye(d, dtype=y.dtype)
+    variances = jnp.diagonal(cov, axis1=1, axis2=2)[:, :, None] * jnp.eye(d, dtype=w.dtype)
     prior = d + 2.0
-    cov = (count[:, None, None] * cov + prior * variances) / (count[:, None, None] + prior) + 1e-8 * jnp.eye(d, dtype=y.dtype)
+    cov = (count[:, None, None] * cov + prior * variances) / (count[:, None, None] + prior) + 1e-8 * jnp.eye(d, dtype=w.dtype)
     narrower = jnp.minimum(MOST_TURN * period / jnp.sqrt(jnp.diagonal(cov, axis1=1, axis2=2)), 1.0)
     cov = narrower[:, :, None] * cov * narrower[:, None]
     return Components(jnp.log(count / jnp.sum(weights)), wrap(base.means + move, period), jnp.linalg.cholesky(cov))
 
 
-def best_fit(starts, y, weights, seen, seen_weights, period, iterations):
-    """Do some steps of expectation maximisation on weighted rows y (n, d) from each of several mixtures, side by side.
+def best_fit(starts, w, weights, seen, seen_weights, period, iterations):
+    """Do some steps of expectation maximisation on weighted rows w (n, d) from each of several mixtures, side by side.
 
     Returns
     -------
@@ -200,7 +200,7 @@ def best_fit(starts, y, weights, seen, seen_weights, period, iterations):
     """
     sizes = [len(start.logweights) for start in starts]
     together = jax.tree.map(lambda *parts: jnp.concatenate(parts), *starts)
-    fits = jax.lax.fori_loop(0, iterations, lambda _, base: improve(base, y, weights, period, sizes), together)
+    fits = jax.lax.fori_loop(0, iterations, lambda _, base: improve(base, w, weights, period, sizes), together)
     ends = np.cumsum(sizes)
     parts = jnp.split(log_parts(fits, seen.T, period[:, None]), ends[:-1])
     scores = jnp.stack([seen_weights @ jax.nn.logsumexp(part, axis=0) for part in parts])
@@ -212,21 +212,21 @@ def best_fit(starts, y, weights, seen, seen_weights, period, iterations):
     return chosen._replace(logweights=logweights - jax.nn.logsumexp(logweights))
 
 
-def fit_components(key, y, weights, known, period, iterations):
-    """Fit Gaussians to weighted rows y (n, d) from two starts, far points and `known` components; keep the likelier."""
-    starts = [equal_components(*far_points(key, y, weights, len(known.logweights), period)), known]
-    return best_fit(starts, y, weights, y, weights, period, iterations)
+def fit_components(key, w, weights, known, period, iterations):
+    """Fit Gaussians to weighted rows w (n, d) from two starts, far points and `known` components; keep the likelier."""
+    starts = [equal_components(*far_points(key, w, weights, len(known.logweights), period)), known]
+    return best_fit(starts, w, weights, w, weights, period, iterations)
 
 
-def choose_components(key, y, held, sizes, period, iterations):
-    """Fit as many Gaussians to rows y (n, d) as `sizes` says, largest first, and keep those that make the `held` rows likeliest.
+def choose_components(key, w, held, sizes, period, iterations):
+    """Fit as many Gaussians to rows w (n, d) as `sizes` says, largest first, and keep those that make the `held` rows likeliest.
 
     Where rows are few for a covariance, its density is noisy: in ten dimensions six components may be better than 24.
     """
-    weights = jnp.ones(len(y), y.dtype)
-    centres, spread = far_points(key, y, weights, sizes[0], period)
+    weights = jnp.ones(len(w), w.dtype)
+    centres, spread = far_points(key, w, weights, sizes[0], period)
     starts = [equal_components(centres[:k], spread[:k]) for k in sizes]
-    return best_fit(starts, y, weights, held, jnp.ones(len(held), y.dtype), period, iterations)
+    return best_fit(starts, w, weights, held, jnp.ones(len(held), w.dtype), period, iterations)
 
 
 def rescaled(base, shift, scale, old_scale):

@@ -69,22 +69,22 @@ def whiten(x, weights, periodic, *, floor=1e-3):
     return shift, jnp.tril(scale)
 
 
-def unscaled(y, error):
-    """Leave errors (n, d) of the velocity at y (n, d) as they are."""
-    del y
+def unscaled(w, error):
+    """Leave errors (n, d) of the velocity at w (n, d) as they are."""
+    del w
     return error
 
 
 class Batch(NamedTuple):
-    """Points y (n, d) on their way from the base to the data at times t (n,), and the velocities v (n, d) that take them there."""
+    """Points w (n, d) on their way from the base to the data at times t (n,), and the velocities v (n, d) that take them there."""
 
-    y: Array
+    w: Array
     t: Array
     v: Array
 
 
-def make_batch(keys, y, edges, n, jitter, period, coupling):
-    """Choose n data points among rows y (m, d) with cumulated weights `edges` (m,) and pair them with draws from the base.
+def make_batch(keys, w, edges, n, jitter, period, coupling):
+    """Choose n data points among rows w (m, d) with cumulated weights `edges` (m,) and pair them with draws from the base.
 
     Parameters
     ----------
@@ -95,24 +95,24 @@ def make_batch(keys, y, edges, n, jitter, period, coupling):
     -------
     Batch
     """
-    shift, times, noise, base = uniforms(keys[0], y.dtype, (), (n,), (2, n, y.shape[1]), (2, n, y.shape[1]))
-    data = y[pick_rows(scattered(shift, n), edges)]
+    shift, times, noise, base = uniforms(keys[0], w.dtype, (), (n,), (2, n, w.shape[1]), (2, n, w.shape[1]))
+    data = w[pick_rows(scattered(shift, n), edges)]
     data = data + jitter * normal_from(noise) if jitter else data
-    y0, y1 = coupling(keys[1], normal_from(base), data, period)
-    t = (jnp.arange(n, dtype=y.dtype) + times) / n
-    y_t, v = straight(y0, y1, t, period)
-    return Batch(y_t, t, v)
+    w0, w1 = coupling(keys[1], normal_from(base), data, period)
+    t = (jnp.arange(n, dtype=w.dtype) + times) / n
+    w_t, v = straight(w0, w1, t, period)
+    return Batch(w_t, t, v)
 
 
 def matching_loss(velocity, batch, local=unscaled):
-    """Compute the flow-matching loss |velocity(y, t) - v|^2 per dimension.
+    """Compute the flow-matching loss |velocity(w, t) - v|^2 per dimension.
 
-    `local` (y, error) -> error expresses the error in the units of its place; the minimum stays where it is.
+    `local` (w, error) -> error expresses the error in the units of its place; the minimum stays where it is.
     """
-    return jnp.mean(local(batch.y, velocity(batch.y, batch.t) - batch.v) ** 2)
+    return jnp.mean(local(batch.w, velocity(batch.w, batch.t) - batch.v) ** 2)
 
 
-def fit(key, state, y, weights, period, *, velocity: Callable, coupling: Callable, training: Training, local: Callable = unscaled):
+def fit(key, state, w, weights, period, *, velocity: Callable, coupling: Callable, training: Training, local: Callable = unscaled):
     """Fit the velocity field to whitened points by warm-started Adam.
 
     Rounds of `training.steps` steps; after each the averaged parameters are judged on held-out points with fixed noise, the best
@@ -122,10 +122,10 @@ def fit(key, state, y, weights, period, *, velocity: Callable, coupling: Callabl
     ----------
     key : random key.
     state : (params, ema_params, opt_state).
-    y : (n, d) whitened points.
+    w : (n, d) whitened points.
     weights : (n,) weights, 0 = ignored.
     period : (d,) periods, inf on the line.
-    velocity : function (params, y, t (n,)) -> (n, d).
+    velocity : function (params, w, t (n,)) -> (n, d).
 
     Returns
     -------
@@ -136,14 +136,14 @@ def fit(key, state, y, weights, period, *, velocity: Callable, coupling: Callabl
     keep = ~training.held_out(len(weights))
     own = jnp.stack([jnp.where(keep, weights, 0.0), jnp.where(keep, 0.0, weights)])
     edges = jnp.cumsum(jnp.where(jnp.any(own > 0, axis=1, keepdims=True), own, weights), axis=1)
-    held = make_batch(keys[0], y, edges[1], 2 * training.batch, 0.0, period, coupling)
+    held = make_batch(keys[0], w, edges[1], 2 * training.batch, 0.0, period, coupling)
 
     def loss_of(params, batch):
-        return matching_loss(lambda y, t: velocity(params, y, t), batch, local)
+        return matching_loss(lambda w, t: velocity(params, w, t), batch, local)
 
     def step(i, carry):
         params, ema, opt_state, _ = carry
-        batch = make_batch(keys[1 + i], y, edges[0], training.batch, training.jitter, period, coupling)
+        batch = make_batch(keys[1 + i], w, edges[0], training.batch, training.jitter, period, coupling)
         loss, grad = jax.value_and_grad(loss_of)(params, batch)
         update, opt_state = opt.update(grad, opt_state, params)
         params = optax.apply_updates(params, update)
@@ -159,7 +159,7 @@ def fit(key, state, y, weights, period, *, velocity: Callable, coupling: Callabl
         best = jnp.where(better, state[1], best)
         return i + 1, jnp.where(better, 0, since + 1), tuple(state), best, jnp.minimum(now, best_loss), loss
 
-    at_rest = matching_loss(lambda y, t: jnp.zeros_like(y), held, local)
+    at_rest = matching_loss(lambda w, t: jnp.zeros_like(w), held, local)
     carry = (jnp.int32(0), jnp.int32(0), state, state[1], jnp.full_like(at_rest, jnp.inf), at_rest)
     unfinished = lambda c: (c[0] <= training.rounds) & (c[1] < training.patience)  # noqa: E731
     _, _, (params, _, opt_state), best, held_loss, loss = jax.lax.while_loop(unfinished, judged, carry)

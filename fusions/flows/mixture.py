@@ -1,7 +1,6 @@
 """A flow from a Gaussian mixture, for posteriors: each component carries its own mode, the velocity field bends them into shape."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fusions.flows import matching, network
-from fusions.flows.base import FitInfo
+from fusions.flows.base import FitInfo, MixtureFlow
 from fusions.flows.cnf import coordinates, features
 from fusions.flows.defensive import with_others
 from fusions.flows.gaussian_mixture import (
@@ -29,6 +28,7 @@ from fusions.flows.gaussian_mixture import (
 from fusions.flows.path import wrap
 from fusions.flows.transport import trajectory, transport
 from fusions.numerics import pick_columns, uniforms
+from fusions.types import Space
 
 EM_ITERATIONS = 20
 SOFT = 4.0  # squared widening of components where their units are blended, so that the velocity stays smooth between neighbours
@@ -48,36 +48,15 @@ class MixtureState(NamedTuple):
     base: Components
 
 
-class MixtureFlow(NamedTuple):
-    """A normalised density that one can draw from.
-
-    Attributes
-    ----------
-    init : key -> state.
-    fit : (key, state, x (n, d), *, with_velocity=True) -> (state, FitInfo); `with_velocity` trains the field too, else only the base.
-    sample : (key, state, n, *, with_velocity=True) -> x (n, d); `with_velocity` if the state has a trained field.
-    logq : (state, x (n, d), *, with_velocity=True) -> (n,).
-    roundtrip : (key, state, n) -> (n,) log q of draws of the flow along the solve that made them, minus log q computed back from them.
-    path : (key, state, n, times (m,)) -> x (m, n, d) on the way from the base to the draws that `sample` returns.
-    """
-
-    init: Callable[..., MixtureState]
-    fit: Callable[..., tuple[MixtureState, FitInfo]]
-    sample: Callable[..., Any]
-    logq: Callable[..., Any]
-    roundtrip: Callable[..., Any]
-    path: Callable[..., Any]
-
-
 def local_frames(base, period):
-    """Make the function y (n, d) -> (u (n, d), factor (n, d, d), inverse (n, d, d)) of the components that share y.
+    """Make the function w (n, d) -> (units (n, d), factor (n, d, d), inverse (n, d, d)) of the components that share w.
 
-    u is y in the units of its components and the factor takes velocities back, both averaged by responsibility.
+    These are w in the units of its components, and the factor takes velocities back, both averaged by responsibility.
     """
     inverse = inverse_factors(base)
 
-    def frame(y):
-        z = standardised(inverse, base, y, period)
+    def frame(w):
+        z = standardised(inverse, base, w, period)
         share = jnp.exp(log_shares(base, z, SOFT))
         matrices = (jnp.einsum("nk,kij->nij", share, part) for part in (base.factors, inverse))
         return jnp.einsum("nk,nki->ni", share, z), *matrices
@@ -118,116 +97,160 @@ class MixtureCNF:
 
     def build(self, space) -> MixtureFlow:
         """Make the flow's functions for a `Space`."""
-        dim = space.dim
-        net = network.make_network(2 * dim + sum(space.periodic), dim, self.width, self.depth)
-        circle = np.array(space.periodic)
-        period_of, whitened = coordinates(space)
-
-        def inputs(y, u, period):
-            return jnp.concatenate([features(space, y, period), u], axis=1)
-
-        def local_velocity(base, period):
-            """Velocity in the units of the components, so that a narrow mode is learned as well as a wide one."""
-            frame = local_frames(base, period)
-
-            def velocity(params, y, t):
-                u, factor, _ = frame(y)
-                return jnp.einsum("nij,nj->ni", factor, net.apply(params, inputs(y, u, period), jnp.broadcast_to(t, y.shape[:1])))
-
-            def local(y, error):
-                return jnp.einsum("nij,nj->ni", frame(y)[2], error)
-
-            return velocity, local
-
-        def spread(base, period):
-            wide, long = widened(base, self.wide_scale), elongated(base, self.long_scale, period)
-            return mixed((1 - self.wide_share - self.long_share, base), (self.wide_share, wide), (self.long_share, long))
-
-        def draw_base(key, state, n):
-            period = period_of(state)
-            return wrap(draw_mixture(key, spread(state.base, period), n), period)
-
-        def unwhitened(state, y):
-            return space.wrap(state.shift + y @ state.scale.T)
+        model = _Model(self, space, network.make_network(2 * space.dim + sum(space.periodic), space.dim, self.width, self.depth))
 
         def init(key):
-            dtype = jnp.zeros(()).dtype
-            k, params = min(self.components, max(2 * EM_ROWS // (ROWS_EACH * dim * (dim + 1)), 1)), net.init(key)
-            scale = jnp.diag(jnp.where(circle, jnp.pi, 1.0).astype(dtype))
-            base = standard_components(k, dim, dtype)
-            return MixtureState(params, params, matching.optimiser(self.training).init(params), jnp.zeros(dim, dtype), scale, base)
+            return _initial(model, key)
 
         def fit(key, state, x, *, with_velocity=True):
-            k_base, k_fit = jax.random.split(key)
-            weights = jnp.ones(len(x), x.dtype)
-            shift, scale = matching.whiten(x, weights, space.periodic)
-            state = state._replace(shift=shift, scale=scale)
-            period, y = period_of(state), whitened(state, x)
-            held = self.training.held_out(len(y))
-            sizes = list(dict.fromkeys(max(len(state.base.logweights) // part, 1) for part in PARTS))
-            base = choose_components(k_base, y[~held][:EM_ROWS], y[held], sizes, period, EM_ITERATIONS)
-            inverse = inverse_factors(base)
-
-            def from_component(key, z, y1, period):
-                shares = log_shares(base, standardised(inverse, base, y1, period))
-                k = pick_columns(*uniforms(key, y1.dtype, shares.shape[:1]), shares)
-                return wrap(spread_out(base, k, z), period), y1
-
-            velocity, local = local_velocity(base, period)
-            learned, info = (state.params, state.ema_params, state.opt_state), FitInfo(*jnp.full(3, jnp.nan, x.dtype))
-            if with_velocity:
-                learned, info = matching.fit(
-                    k_fit, learned, y, weights, period,
-                    velocity=velocity, coupling=from_component, training=self.training, local=local,
-                )  # fmt: skip
-            return MixtureState(*learned, shift, scale, base), info
-
-        def mover(state, period, *, backward=False, divergence=True):
-            velocity = local_velocity(state.base, period)[0]
-            field = lambda y, t: velocity(state.ema_params, y, t)  # noqa: E731
-            options = {"steps": self.ode_steps, "backward": backward, "divergence": divergence, "most": space.layout.max_batch}
-            return lambda y: transport(field, y, **options)
+            return _fitted(model, key, state, x, with_velocity=with_velocity)
 
         def sample(key, state, n):
-            move = mover(state, period_of(state), divergence=False)
-            return unwhitened(state, space.layout.rowwise(lambda y: move(y)[0])(draw_base(key, state, n)))
-
-        def base_logq(state, y0, logdet, period):
-            log_base = mixture_logprob(spread(state.base, period), y0, period, space.periodic)
-            return log_base - logdet - jnp.sum(jnp.log(jnp.diag(state.scale)))
-
-        def logq_rows(state, x):
-            period = period_of(state)
-            y0, logdet = mover(state, period, backward=True)(whitened(state, x))
-            return base_logq(state, wrap(y0, period), logdet, period)
+            move = model.mover(state, divergence=False)
+            return model.unwhitened(state, space.layout.rowwise(lambda w: move(w)[0])(model.draw_base(key, state, n)))
 
         def logq(state, x):
-            return space.layout.rowwise(lambda x: logq_rows(state, x), dim)(x)
+            return space.layout.rowwise(lambda x: model.logq(state, x), space.dim)(x)
 
         def roundtrip(key, state, n):
-            period = period_of(state)
+            def rows(w0):
+                w1, logdet = model.mover(state)(w0)
+                return model.base_logq(state, w0, logdet) - model.logq(state, model.unwhitened(state, w1))
 
-            def rows(y0):
-                y1, logdet = mover(state, period)(y0)
-                return base_logq(state, y0, logdet, period) - logq_rows(state, unwhitened(state, y1))
-
-            return space.layout.rowwise(rows, dim)(draw_base(key, state, n))
+            return space.layout.rowwise(rows, space.dim)(model.draw_base(key, state, n))
 
         def path(key, state, n, times):
-            velocity = local_velocity(state.base, period_of(state))[0]
-            y = trajectory(lambda y, t: velocity(state.ema_params, y, t), draw_base(key, state, n), times, steps=self.ode_steps)
-            return unwhitened(state, y)
+            w = trajectory(model.field(state), model.draw_base(key, state, n), times, steps=self.ode_steps)
+            return model.unwhitened(state, w)
 
         def sample_base(key, state, n):
-            return unwhitened(state, draw_base(key, state, n))
+            return model.unwhitened(state, model.draw_base(key, state, n))
 
         def base_alone(state, x):
-            period = period_of(state)
-            return space.layout.rowwise(lambda y: base_logq(state, y, 0.0, period), dim)(whitened(state, x))
+            return space.layout.rowwise(lambda w: model.base_logq(state, w, 0.0), space.dim)(model.whitened(state, x))
 
         def factors_at(state, x):
-            factors = space.layout.rowwise(lambda y: local_frames(state.base, period_of(state))(y)[1])
-            return state.scale @ factors(whitened(state, x))
+            factors = space.layout.rowwise(lambda w: local_frames(state.base, model.period_of(state))(w)[1])
+            return state.scale @ factors(model.whitened(state, x))
 
         flow = MixtureFlow(init, fit, sample, logq, roundtrip, path)
         return with_others(flow, (sample_base, base_alone), factors_at, space, self)
+
+
+class _Model(NamedTuple):
+    """A velocity field in whitened coordinates w over a Gaussian mixture.
+
+    Attributes
+    ----------
+    settings : MixtureCNF; space : Space; net : the network.
+    """
+
+    settings: MixtureCNF
+    space: Space
+    net: Any
+
+    def period_of(self, state):
+        """Return the periods (d,) of the whitened coordinates."""
+        return coordinates(self.space)[0](state)
+
+    def whitened(self, state, x):
+        """Return w (n, d) of x (n, d)."""
+        return coordinates(self.space)[1](state, x)
+
+    def unwhitened(self, state, w):
+        """Return x (n, d) of w (n, d)."""
+        return self.space.wrap(state.shift + w @ state.scale.T)
+
+    def velocity(self, base, period):
+        """Make the velocity (params, w (n, d), t) in the units of the components, so that narrow modes are learned too."""
+        frame = local_frames(base, period)
+
+        def velocity(params, w, t):
+            units, factor, _ = frame(w)
+            inputs = jnp.concatenate([features(self.space, w, period), units], axis=1)
+            return jnp.einsum("nij,nj->ni", factor, self.net.apply(params, inputs, jnp.broadcast_to(t, w.shape[:1])))
+
+        return velocity
+
+    def field(self, state):
+        """Make the velocity (w (n, d), t) of a state."""
+        velocity = self.velocity(state.base, self.period_of(state))
+        return lambda w, t: velocity(state.ema_params, w, t)
+
+    def mover(self, state, *, backward=False, divergence=True):
+        """Make the function w (n, d) -> w at the other end of the solve, and ln of the determinant (n,)."""
+        options = {"backward": backward, "divergence": divergence, "most": self.space.layout.max_batch}
+        return lambda w: transport(self.field(state), w, steps=self.settings.ode_steps, **options)
+
+    def spread(self, base, period):
+        """Mix components with wider and with longer ones."""
+        s = self.settings
+        wide, long = widened(base, s.wide_scale), elongated(base, s.long_scale, period)
+        return mixed((1 - s.wide_share - s.long_share, base), (s.wide_share, wide), (s.long_share, long))
+
+    def draw_base(self, key, state, n):
+        """Draw n points w (n, d) of the base."""
+        period = self.period_of(state)
+        return wrap(draw_mixture(key, self.spread(state.base, period), n), period)
+
+    def base_logq(self, state, w0, logdet):
+        """Return ln of the density in x (n,) where the solve began at w0 (n, d) of the base, with its ln of the determinant (n,)."""
+        period = self.period_of(state)
+        log_base = mixture_logprob(self.spread(state.base, period), w0, period, self.space.periodic)
+        return log_base - logdet - jnp.sum(jnp.log(jnp.diag(state.scale)))
+
+    def logq(self, state, x):
+        """Return ln of the density at x (n, d)."""
+        w0, logdet = self.mover(state, backward=True)(self.whitened(state, x))
+        return self.base_logq(state, wrap(w0, self.period_of(state)), logdet)
+
+
+def _initial(model, key):
+    """Make the state of a flow that has seen nothing."""
+    settings, space, dtype = model.settings, model.space, jnp.zeros(()).dtype
+    most = max(2 * EM_ROWS // (ROWS_EACH * space.dim * (space.dim + 1)), 1)
+    params = model.net.init(key)
+    scale = jnp.diag(jnp.where(np.array(space.periodic), jnp.pi, 1.0).astype(dtype))
+    base = standard_components(min(settings.components, most), space.dim, dtype)
+    return MixtureState(params, params, matching.optimiser(settings.training).init(params), jnp.zeros(space.dim, dtype), scale, base)
+
+
+def _fitted(model, key, state, x, *, with_velocity):
+    """Fit the components to x (n, d), and the velocity field too if asked.
+
+    Parameters
+    ----------
+    model : _Model; key : random key; state : MixtureState; x : (n, d).
+    with_velocity : whether the field is trained.
+
+    Returns
+    -------
+    MixtureState, FitInfo
+    """
+    training, (k_base, k_fit) = model.settings.training, jax.random.split(key)
+    weights = jnp.ones(len(x), x.dtype)
+    shift, scale = matching.whiten(x, weights, model.space.periodic)
+    state = state._replace(shift=shift, scale=scale)
+    period, w, held = model.period_of(state), model.whitened(state, x), training.held_out(len(x))
+    sizes = list(dict.fromkeys(max(len(state.base.logweights) // part, 1) for part in PARTS))
+    base = choose_components(k_base, w[~held][:EM_ROWS], w[held], sizes, period, EM_ITERATIONS)
+    learned, info = (state.params, state.ema_params, state.opt_state), FitInfo(*jnp.full(3, jnp.nan, x.dtype))
+    if with_velocity:
+        frame = local_frames(base, period)
+        learned, info = matching.fit(
+            k_fit, learned, w, weights, period, velocity=model.velocity(base, period), coupling=_from_component(base), training=training,
+            local=lambda w, error: jnp.einsum("nij,nj->ni", frame(w)[2], error),
+        )  # fmt: skip
+    return MixtureState(*learned, shift, scale, base), info
+
+
+def _from_component(base):
+    """Make the coupling that pairs each data point with a draw from its own component."""
+    inverse = inverse_factors(base)
+
+    def paired(key, z, w1, period):
+        shares = log_shares(base, standardised(inverse, base, w1, period))
+        k = pick_columns(*uniforms(key, w1.dtype, shares.shape[:1]), shares)
+        return wrap(spread_out(base, k, z), period), w1
+
+    return paired

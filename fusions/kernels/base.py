@@ -5,14 +5,13 @@ coordinates of a `Space`. What a kernel has learned (flow, covariance, ensemble 
 on a `Population` between walks, never inside one, and must not depend on the chains they then move.
 """
 
-from collections.abc import Callable
 from numbers import Integral
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax.numpy as jnp
 
 from fusions.errors import OptionError
-from fusions.types import Array
+from fusions.types import Array, Population, Walkers
 
 
 def check_counts(settings, *names):
@@ -54,27 +53,65 @@ class KernelInfo(NamedTuple):
     skill: Array
 
 
+class InitParams(Protocol):
+    """Make what a kernel knows before it has learned."""
+
+    def __call__(self, key: Array, population: Population) -> Any:
+        """Return the params, which are tuned before the first walk."""
+
+
+class Tune(Protocol):
+    """Learn from a population."""
+
+    def __call__(self, key: Array, population: Population, params: Any, info: Any) -> Any:
+        """Return the params; info is the `KernelInfo` of the last walk made with those before."""
+
+
+class Start(Protocol):
+    """Begin a walk."""
+
+    def __call__(self, key: Array, params: Any, walkers: Walkers) -> Any:
+        """Return the state of the chains."""
+
+
+class Propose(Protocol):
+    """Propose a move of each chain."""
+
+    def __call__(self, key: Array, state: Any) -> tuple[Any, Array, Array]:
+        """Return the state, x (c, d), wanted (c,); only rows wanted cost a likelihood call."""
+
+
+class Accept(Protocol):
+    """Accept the moves to points above the contour."""
+
+    def __call__(self, state: Any, above: Array) -> tuple[Any, Array]:
+        """Return the state and accepted (c,); above (c,) = wanted and log L > threshold."""
+
+
+class Done(Protocol):
+    """Tell which chains have finished."""
+
+    def __call__(self, state: Any) -> Array:
+        """Return (c,) flags."""
+
+
+class Finish(Protocol):
+    """End a walk, or look at it on the way."""
+
+    def __call__(self, state: Any) -> tuple[Array, Any]:
+        """Return x (c, d) and a `KernelInfo`, or a tuple of them for kernels that are combined."""
+
+
 class Kernel(NamedTuple):
-    """Pure functions of one kernel.
+    """Pure functions of one kernel."""
 
-    Attributes
-    ----------
-    init_params : (key, population) -> params, which are tuned before the first walk.
-    tune : (key, population, params, info) -> params; info is the `KernelInfo` of the last walk made with these params.
-    init : (key, params, walkers) -> state.
-    propose : (key, state) -> (state, x (c, d), wanted (c,)); only rows wanted cost a likelihood call.
-    accept : (state, above (c,)) -> (state, accepted (c,)); above = wanted and log L > threshold.
-    done : state -> (c,) whether each chain has finished its walk.
-    finish : state -> (x (c, d), info); info is a `KernelInfo` (a tuple of them for a combined kernel).
-    """
-
-    init_params: Callable[..., Any]
-    tune: Callable[..., Any]
-    init: Callable[..., Any]
-    propose: Callable[..., tuple[Any, Array, Array]]
-    accept: Callable[..., tuple[Any, Array]]
-    done: Callable[..., Array]
-    finish: Callable[..., tuple[Array, Any]]
+    init_params: InitParams
+    tune: Tune
+    init: Start
+    propose: Propose
+    accept: Accept
+    done: Done
+    finish: Finish
 
 
 def walk_length(n_moves, walk_scale):

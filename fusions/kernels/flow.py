@@ -79,26 +79,41 @@ class FlowKernel:
             return start(params, place, jnp.zeros_like(walkers.x[:, 0]), walkers, self.n_moves * share)
 
         def propose(key, s):
-            n = len(s.logw)
-            kind, fraction, u, noise = uniforms(key, s.logw.dtype, *[(n,)] * 3, (2, *s.place["z"].shape))
-            small = s.params.scale * (self.min_scale / s.params.scale) ** fraction
-            step = jnp.where(kind < self.local_share, small, s.params.scale)[:, None]
-
-            def solved(i, pair):
-                """Find where the chains stand in the latent space (i = 0), then move them there: the solve is compiled once."""
-                here, _ = pair
-                z = jnp.sqrt(1 - step**2) * here["z"] + step * normal_from(noise)
-                end, logq = flow.move(key, s.params.flow, jnp.where(i == 0, here["x"], z), i == 0)
-                x, z = jnp.where(i == 0, here["x"], end), jnp.where(i == 0, end, z)
-                there = {"x": x, "z": z, "logw": space.logprior(x) - logq}
-                return jax.tree.map(lambda new, old: jnp.where(i == 0, new, old), there, here), there
-
-            here = {**s.place, "logw": s.logw}
-            here, there = jax.lax.fori_loop(jnp.minimum(s.step, 1), 2, solved, (here, here))
-            s, logw = s._replace(place={name: here[name] for name in s.place}, logw=here["logw"]), there["logw"]
-            return offer(u, s, {name: there[name] for name in s.place}, logw, logw - s.logw)
+            return _proposed(self, flow, space, key, s)
 
         def finish(s):
             return report(s, s.params.held_out, s.params.scale, s.params.skill)
 
         return Kernel(init_params, tune, init, propose, accept, done, finish)
+
+
+def _proposed(settings, flow, space, key, s):
+    """Propose a move of each chain in the latent space.
+
+    Parameters
+    ----------
+    settings : FlowKernel; flow : Flow; space : Space.
+    key : random key; s : `metropolis.Moves`.
+
+    Returns
+    -------
+    What `Kernel.propose` does.
+    """
+    n = len(s.logw)
+    kind, fraction, u, noise = uniforms(key, s.logw.dtype, *[(n,)] * 3, (2, *s.place["z"].shape))
+    small = s.params.scale * (settings.min_scale / s.params.scale) ** fraction
+    step = jnp.where(kind < settings.local_share, small, s.params.scale)[:, None]
+
+    def solved(i, pair):
+        """Find where the chains stand in the latent space (i = 0), then move them there: the solve is compiled once."""
+        here, _ = pair
+        z = jnp.sqrt(1 - step**2) * here["z"] + step * normal_from(noise)
+        end, logq = flow.move(key, s.params.flow, jnp.where(i == 0, here["x"], z), i == 0)
+        x, z = jnp.where(i == 0, here["x"], end), jnp.where(i == 0, end, z)
+        there = {"x": x, "z": z, "logw": space.logprior(x) - logq}
+        return jax.tree.map(lambda new, old: jnp.where(i == 0, new, old), there, here), there
+
+    here = {**s.place, "logw": s.logw}
+    here, there = jax.lax.fori_loop(jnp.minimum(s.step, 1), 2, solved, (here, here))
+    s, logw = s._replace(place={name: here[name] for name in s.place}, logw=here["logw"]), there["logw"]
+    return offer(u, s, {name: there[name] for name in s.place}, logw, logw - s.logw)

@@ -40,12 +40,12 @@ class JumpParams(NamedTuple):
     axes: Any
 
 
-def slide(axes, y, i, axis, scale, noise):
-    """Move y (n, d) along an axis of the components i (n,) by a normal step of random scale, from uniform numbers (n,), (n,), (2, n)."""
+def slide(axes, w, i, axis, scale, noise):
+    """Move w (n, d) along an axis of the components i (n,) by a normal step of random scale, from uniform numbers (n,), (n,), (2, n)."""
     a = pick_columns(axis, 2 * jnp.log(axes.widths[i]))
     low, high = SLIDE_DECADES
     step = normal_from(noise) * 10 ** (low + (high - low) * scale)
-    return y + axes.directions[i, :, a] * (step * axes.widths[i, a])[:, None]
+    return w + axes.directions[i, :, a] * (step * axes.widths[i, a])[:, None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,26 +106,42 @@ class Jump:
             return start(params, {"x": walkers.x}, space.logprior(walkers.x), walkers, self.n_moves)
 
         def propose(key, s):
-            base, period, n = s.params.base, period_of(s.params), len(s.logw)
-            origin, target, kind, u, axis, length, noise = uniforms(key, s.logw.dtype, *[(n,)] * 6, (2, n))
-            inverse, rows = inverse_factors(base), jnp.arange(n)
-            here = whitened(s.params, s.place["x"])
-            z = standardised(inverse, base, here, period)
-            shares = log_shares(base, z)
-            i = pick_columns(origin, shares)
-            j = (i + 1 + (target * (n_components - 1)).astype(i.dtype)) % n_components
-            y = spread_out(base, j, z[rows, i])
-            reversible = jnp.all(jnp.abs(y - base.means[j]) < period / 2, axis=1)
-            if self.slides:
-                sliding, moved = kind < self.slides, slide(s.params.axes, here, i, axis, length, noise)
-                y, j, reversible = jnp.where(sliding[:, None], moved, y), jnp.where(sliding, i, j), reversible | sliding
-            back = log_shares(base, standardised(inverse, base, wrap(y, period), period))
-            x = space.wrap(s.params.shift + y @ s.params.scale.T)
-            logprior, volume = space.logprior(x), log_volume(base)
-            ratio = logprior - s.logw + back[rows, j] - shares[rows, i] + volume[j] - volume[i]
-            return offer(u, s, {"x": x}, logprior, jnp.where(reversible, ratio, -jnp.inf))
+            return _proposed(self.slides, space, key, s)
 
         def finish(s):
             return report(s)
 
         return Kernel(init_params, tune, init, propose, accept, done, finish)
+
+
+def _proposed(slides, space, key, s):
+    """Propose a jump or a slide of each chain.
+
+    Parameters
+    ----------
+    slides : chance of a slide; space : Space.
+    key : random key; s : `metropolis.Moves`.
+
+    Returns
+    -------
+    What `Kernel.propose` does.
+    """
+    period_of, whitened = coordinates(space)
+    base, period, n = s.params.base, period_of(s.params), len(s.logw)
+    origin, target, kind, u, axis, length, noise = uniforms(key, s.logw.dtype, *[(n,)] * 6, (2, n))
+    inverse, rows = inverse_factors(base), jnp.arange(n)
+    here = whitened(s.params, s.place["x"])
+    z = standardised(inverse, base, here, period)
+    shares = log_shares(base, z)
+    i = pick_columns(origin, shares)
+    j = (i + 1 + (target * (len(base.means) - 1)).astype(i.dtype)) % len(base.means)
+    w = spread_out(base, j, z[rows, i])
+    reversible = jnp.all(jnp.abs(w - base.means[j]) < period / 2, axis=1)
+    if slides:
+        sliding, moved = kind < slides, slide(s.params.axes, here, i, axis, length, noise)
+        w, j, reversible = jnp.where(sliding[:, None], moved, w), jnp.where(sliding, i, j), reversible | sliding
+    back = log_shares(base, standardised(inverse, base, wrap(w, period), period))
+    x = space.wrap(s.params.shift + w @ s.params.scale.T)
+    logprior, volume = space.logprior(x), log_volume(base)
+    ratio = logprior - s.logw + back[rows, j] - shares[rows, i] + volume[j] - volume[i]
+    return offer(u, s, {"x": x}, logprior, jnp.where(reversible, ratio, -jnp.inf))

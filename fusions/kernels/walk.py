@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fusions.types import Array
+
 TRAIL = 8  # places in a walk where its points are kept
 WATCHED = 128  # iterations of a walk that the places are drawn from
 
@@ -26,17 +28,17 @@ class Walk(NamedTuple):
     invalid : x (1, d) and log L (1,) of a point with a NaN or +inf likelihood, or None.
     """
 
-    x: Any
-    logL: Any
-    blobs: Any
-    moved: Any
-    trail_x: Any
-    trail_logL: Any
+    x: np.ndarray
+    logL: np.ndarray
+    blobs: np.ndarray
+    moved: np.ndarray
+    trail_x: np.ndarray
+    trail_logL: np.ndarray
     n_calls: int
     n_rows: int
     seconds: float
     info: Any
-    invalid: Any
+    invalid: tuple[np.ndarray, np.ndarray] | None
 
 
 def trail_slots(key):
@@ -44,6 +46,28 @@ def trail_slots(key):
     i = jnp.arange(WATCHED)
     drawn = jnp.floor(jax.random.uniform(key, (WATCHED,)) * (i + 1)).astype(jnp.int32)
     return jnp.where(i < TRAIL, i, drawn)
+
+
+class Carry(NamedTuple):
+    """What the compiled loop carries from move to move.
+
+    Attributes
+    ----------
+    i : moves so far; state : of the kernel.
+    logL, blobs, moved : of the chains, as in `Walk`.
+    trail : (TRAIL, c, d), (TRAIL, c) places and log L that are kept.
+    n_calls : likelihood calls; failed : whether a likelihood was NaN or +inf; example : x (1, d), log L (1,) of one that was.
+    """
+
+    i: Array
+    state: Any
+    logL: Array
+    blobs: Array
+    moved: Array
+    trail: tuple[Array, Array]
+    n_calls: Array
+    failed: Array
+    example: tuple[Array, Array]
 
 
 def fused(kernel, inside, compiled) -> Callable:
@@ -61,70 +85,86 @@ def fused(kernel, inside, compiled) -> Callable:
     def loop(key, params, walkers, threshold, arrays):
         k_init, k_walk, k_trail = jax.random.split(key, 3)
         slots = trail_slots(k_trail)
-        zero = jnp.zeros_like(walkers.active)
-        trail = (jnp.broadcast_to(walkers.x, (TRAIL, *walkers.x.shape)), jnp.full((TRAIL, len(zero)), -jnp.inf, walkers.x.dtype))
-        start = (
-            jnp.int32(0),
-            kernel.init(k_init, params, walkers),
-            walkers.logL,
-            walkers.blobs,
-            zero,
-            trail,
-            jnp.int32(0),
-            jnp.zeros((), bool),
-            (walkers.x[:1], walkers.logL[:1]),
-        )
 
-        def body(carry):
-            i, s, logL, blobs, moved, trail, n_calls, invalid, example = carry
-            s, x, wanted = kernel.propose(jax.random.fold_in(k_walk, i), s)
-            new_logL, new_blobs = inside(x, arrays)
-            bad = wanted & (jnp.isnan(new_logL) | (new_logL == jnp.inf))
-            s, accepted = kernel.accept(s, wanted & ~bad & (new_logL > threshold))
-            logL, blobs = jnp.where(accepted, new_logL, logL), jnp.where(accepted[:, None], new_blobs, blobs)
-            slot = jnp.where(i < WATCHED, slots[i], TRAIL)
-            trail = (trail[0].at[slot].set(kernel.finish(s)[0], mode="drop"), trail[1].at[slot].set(logL, mode="drop"))
-            row = jnp.argmax(bad)[None]
-            example = jax.tree.map(lambda old, new: jnp.where(invalid, old, new[row]), example, (x, new_logL))
-            return (
-                i + 1,
-                s,
-                logL,
-                blobs,
-                moved | accepted,
-                trail,
-                n_calls + jnp.sum(wanted, dtype=jnp.int32),
-                invalid | jnp.any(bad),
-                example,
-            )
+        def going(carry):
+            return ~jnp.all(kernel.done(carry.state)) & ~carry.failed
 
-        carry = jax.lax.while_loop(lambda c: ~jnp.all(kernel.done(c[1])) & ~c[-2], body, start)
-        i, s, logL, blobs, moved, trail, n_calls, invalid, example = carry
-        x, info = kernel.finish(s)
-        return x, logL, blobs, moved, trail, n_calls, i * len(logL), info, invalid, example
+        def move(carry):
+            return _moved(kernel, jax.random.fold_in(k_walk, carry.i), carry, slots, threshold, lambda x: inside(x, arrays))
+
+        end = jax.lax.while_loop(going, move, _started(kernel, k_init, params, walkers))
+        return end._replace(state=None), *kernel.finish(end.state)
 
     loop = compiled("walk", loop)
 
     def walk(key, params, walkers, threshold, spent=lambda n_calls: None, arrays=()):
-        threshold = jnp.asarray(threshold, walkers.x.dtype)
-        x, logL, blobs, moved, trail, n_calls, n_rows, info, invalid, example = loop(key, params, walkers, threshold, arrays)
-        spent(int(n_calls))
-        invalid = tuple(np.asarray(a) for a in example) if invalid else None
+        end, x, info = loop(key, params, walkers, jnp.asarray(threshold, walkers.x.dtype), arrays)
+        spent(int(end.n_calls))
         return Walk(
-            np.asarray(x),
-            np.asarray(logL, np.float64),
-            np.asarray(blobs, np.float64),
-            np.asarray(moved),
-            np.asarray(trail[0]),
-            np.asarray(trail[1], np.float64),
-            int(n_calls),
-            int(n_rows),
-            np.nan,
-            info,
-            invalid,
+            x=np.asarray(x),
+            logL=np.asarray(end.logL, np.float64),
+            blobs=np.asarray(end.blobs, np.float64),
+            moved=np.asarray(end.moved),
+            trail_x=np.asarray(end.trail[0]),
+            trail_logL=np.asarray(end.trail[1], np.float64),
+            n_calls=int(end.n_calls),
+            n_rows=int(end.i) * len(walkers.x),
+            seconds=np.nan,
+            info=info,
+            invalid=tuple(np.asarray(a) for a in end.example) if end.failed else None,
         )
 
     return walk
+
+
+def _started(kernel, key, params, walkers):
+    """Make the `Carry` of a walk that has not moved."""
+    zero = jnp.zeros_like(walkers.active)
+    return Carry(
+        i=jnp.int32(0),
+        state=kernel.init(key, params, walkers),
+        logL=walkers.logL,
+        blobs=walkers.blobs,
+        moved=zero,
+        trail=(jnp.broadcast_to(walkers.x, (TRAIL, *walkers.x.shape)), jnp.full((TRAIL, len(zero)), -jnp.inf, walkers.x.dtype)),
+        n_calls=jnp.int32(0),
+        failed=jnp.zeros((), bool),
+        example=(walkers.x[:1], walkers.logL[:1]),
+    )
+
+
+def _moved(kernel, key, carry, slots, threshold, likelihood):
+    """Propose, evaluate and accept once.
+
+    Parameters
+    ----------
+    kernel : Kernel; key : random key of this move.
+    carry : Carry
+    slots : (WATCHED,) places in the trail.
+    threshold : log L of the contour [nats].
+    likelihood : x (n, d) -> (logL (n,), blobs (n, b)).
+
+    Returns
+    -------
+    Carry
+    """
+    s, x, wanted = kernel.propose(key, carry.state)
+    logL, blobs = likelihood(x)
+    bad = wanted & (jnp.isnan(logL) | (logL == jnp.inf))
+    s, accepted = kernel.accept(s, wanted & ~bad & (logL > threshold))
+    now, slot, row = jnp.where(accepted, logL, carry.logL), jnp.where(carry.i < WATCHED, slots[carry.i], TRAIL), jnp.argmax(bad)[None]
+    places, heights = carry.trail
+    return Carry(
+        i=carry.i + 1,
+        state=s,
+        logL=now,
+        blobs=jnp.where(accepted[:, None], blobs, carry.blobs),
+        moved=carry.moved | accepted,
+        trail=(places.at[slot].set(kernel.finish(s)[0], mode="drop"), heights.at[slot].set(now, mode="drop")),
+        n_calls=carry.n_calls + jnp.sum(wanted, dtype=jnp.int32),
+        failed=carry.failed | jnp.any(bad),
+        example=jax.tree.map(lambda old, new: jnp.where(carry.failed, old, new[row]), carry.example, (x, logL)),
+    )
 
 
 class Steps(NamedTuple):
@@ -166,38 +206,77 @@ def hosted(steps, rows) -> Callable:
     """Make a walk (key, params, walkers, threshold, spent) -> Walk around a black-box likelihood.
 
     Only the rows that pass the tests before the likelihood are evaluated; contours are compared in float64.
+
+    Parameters
+    ----------
+    steps : Steps
+    rows : x (n, d) -> (logL (n,), blobs (n, b)), on the host.
     """
-    init, propose, accept, done, finish = steps
 
     def walk(key, params, walkers, threshold, spent=lambda n_calls: None):
         k_init, k_walk, k_trail = jax.random.split(key, 3)
-        s, slots = init(k_init, k_trail, params, walkers)
-        slots = np.asarray(slots)
-        logL, blobs = np.array(walkers.logL, np.float64), np.array(walkers.blobs, np.float64)
-        moved = np.zeros(logL.shape, bool)
-        trail_x = np.repeat(np.asarray(walkers.x)[None], TRAIL, axis=0)
-        trail_logL = np.full((TRAIL, len(logL)), -np.inf)
-        n_calls, i, seconds, invalid = 0, 0, 0.0, None
-        while invalid is None and not done(s):
-            s, x, wanted = propose(k_walk, i, s)
+        s, slots = steps.init(k_init, k_trail, params, walkers)
+        chains, i = _HostedChains(walkers, np.asarray(slots)), 0
+        while chains.invalid is None and not steps.done(s):
+            s, x, wanted = steps.propose(k_walk, i, s)
             x, wanted = np.asarray(x), np.asarray(wanted)
-            new_logL, new_blobs = np.full(logL.shape, -np.inf), np.zeros(blobs.shape)
-            clock = time.perf_counter()
-            if wanted.any():
-                spent(int(wanted.sum()))
-                new_logL[wanted], new_blobs[wanted] = rows(x[wanted])
-            seconds += time.perf_counter() - clock
-            bad = np.isnan(new_logL) | (new_logL == np.inf)
-            if bad.any() and invalid is None:
-                invalid = x[bad][:1], new_logL[bad][:1]
-            s, accepted = accept(s, wanted & ~bad & (new_logL > threshold))
-            accepted = np.asarray(accepted)
-            logL[accepted], blobs[accepted] = new_logL[accepted], new_blobs[accepted]
-            moved |= accepted
-            if i < WATCHED and slots[i] < TRAIL:
-                trail_x[slots[i]], trail_logL[slots[i]] = np.asarray(finish(s)[0]), logL
-            n_calls, i = n_calls + int(wanted.sum()), i + 1
-        x, info = finish(s)
-        return Walk(np.asarray(x), logL, blobs, moved, trail_x, trail_logL, n_calls, n_calls, seconds, info, invalid)
+            spent(int(wanted.sum()))
+            logL, blobs = chains.evaluated(rows, x, wanted)
+            s, accepted = steps.accept(s, wanted & np.isfinite(logL) & (logL > threshold))
+            chains.move(np.asarray(accepted), logL, blobs)
+            chains.note(i, lambda s=s: np.asarray(steps.finish(s)[0]))
+            i += 1
+        return chains.walk(*steps.finish(s))
 
     return walk
+
+
+class _HostedChains:
+    """What a walk around a black-box likelihood has found so far; the fields are those of `Walk`."""
+
+    def __init__(self, walkers, slots):
+        """Begin with the walkers; slots (WATCHED,) are the places in the trail."""
+        self.logL, self.blobs = np.array(walkers.logL, np.float64), np.array(walkers.blobs, np.float64)
+        self.moved, self.slots = np.zeros(self.logL.shape, bool), slots
+        self.trail_x = np.repeat(np.asarray(walkers.x)[None], TRAIL, axis=0)
+        self.trail_logL = np.full((TRAIL, len(self.logL)), -np.inf)
+        self.n_calls, self.seconds, self.invalid = 0, 0.0, None
+
+    def evaluated(self, rows, x, wanted):
+        """Return log L (c,), -inf where it is not wanted, and blobs (c, b) at proposals x (c, d)."""
+        logL, blobs = np.full(self.logL.shape, -np.inf), np.zeros(self.blobs.shape)
+        clock = time.perf_counter()
+        if wanted.any():
+            logL[wanted], blobs[wanted] = rows(x[wanted])
+        self.seconds += time.perf_counter() - clock
+        self.n_calls += int(wanted.sum())
+        bad = np.isnan(logL) | (logL == np.inf)
+        if bad.any():
+            self.invalid = x[bad][:1], logL[bad][:1]
+        return logL, blobs
+
+    def move(self, accepted, logL, blobs):
+        """Take over the log L and blobs of the chains (c,) that moved."""
+        self.logL[accepted], self.blobs[accepted] = logL[accepted], blobs[accepted]
+        self.moved |= accepted
+
+    def note(self, i, places):
+        """Keep where the chains are after move i, if the trail has a place for it."""
+        if i < WATCHED and self.slots[i] < TRAIL:
+            self.trail_x[self.slots[i]], self.trail_logL[self.slots[i]] = places(), self.logL
+
+    def walk(self, x, info):
+        """Return the `Walk` that has ended at x (c, d)."""
+        return Walk(
+            x=np.asarray(x),
+            logL=self.logL,
+            blobs=self.blobs,
+            moved=self.moved,
+            trail_x=self.trail_x,
+            trail_logL=self.trail_logL,
+            n_calls=self.n_calls,
+            n_rows=self.n_calls,
+            seconds=self.seconds,
+            info=info,
+            invalid=self.invalid,
+        )

@@ -544,7 +544,7 @@ def test_saved_state_is_arrays_and_json(stopped):
         with np.load(path, allow_pickle=False) as file:
             meta = json.loads(file["meta"].tobytes())
             assert file["live/x"].shape == (40, 2)
-    assert {"identity", "rng", "n_calls", "journal"} <= set(meta)
+    assert {"identity", "iteration", "n_calls", "journal"} <= set(meta)
 
 
 def test_records_come_back_as_they_were_saved(tmp_path):

@@ -9,6 +9,8 @@ import pytest
 import fusions
 from fusions import kernels
 from fusions import priors as pr
+from fusions.driver import snapshot
+from fusions.errors import CheckpointError
 from fusions.flows.mixture import MixtureCNF
 
 SAVED = Path(__file__).parent / "saved"
@@ -33,6 +35,14 @@ def test_saved_result_is_read_and_draws_again():
     assert len(result.samples()) == len(result.theta)
     more = fusions.attach(result, problem(), REFINE).extend(n_eff=1.5 * result.refined.ess)
     assert more.logZ == pytest.approx(EXACT, abs=3 * more.logZ_err)
+
+
+def test_settings_with_options_that_are_gone_are_those_without_them():
+    kernel = "FlowKernel(n_moves=3, flow=CNF(width=64, ode_steps=4{}, training=Training()))"
+    former = kernel.format(", probes=0, coupling=<function independent>")
+    snapshot.refuse_other("run", {"kernel": former}, {"kernel": kernel.format("")})
+    with pytest.raises(CheckpointError, match="kernel was"):
+        snapshot.refuse_other("run", {"kernel": former.replace("probes=0", "probes=3")}, {"kernel": kernel.format("")})
 
 
 def test_saved_checkpoint_goes_on(tmp_path):

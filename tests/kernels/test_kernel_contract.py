@@ -17,7 +17,7 @@ import pytest
 from fusions import kernels
 from fusions.flows.cnf import CNF
 from fusions.flows.matching import Training
-from fusions.kernels import Cycle, FlowKernel, HitAndRun, Jump, Mixture, RandomWalk
+from fusions.kernels import Cycle, FlowKernel, HitAndRun, Jump, RandomWalk
 from fusions.kernels import walk as walks
 from fusions.kernels.base import Kernel, KernelInfo
 from fusions.types import Population, Space, Walkers
@@ -36,7 +36,6 @@ TABLE = {
     "jump": Jump(n_moves=4, components=6),
     "slide": Jump(n_moves=6, components=6, slides=0.7),
     "cycle": Cycle((FLOW, SLICE)),
-    "mixture": Mixture((STEPS, SLICE), (0.4, 0.6), n_draws=3),
 }
 PARTS = {"cycle": ("flow", "slice"), "mixture": ("walk", "slice")}
 SPACES = {"line": (False, False), "mixed": (False, True)}

@@ -26,9 +26,9 @@ class Nested:
     ----------
     n_live : live points (even; an odd number is raised by one).
     kernel : settings of the kernel that makes replacements.
-    kill : share of the live points replaced per level; None until `schedule.settled`.
+    kill : share of the live points replaced per level; None for that of the `Schedule`.
     precision : stop when the live points' volume, at their highest likelihood, holds less than this share of the evidence; None likewise.
-    cost : "cheap" for long walks and accurate volumes, "expensive" for few likelihood calls.
+    cost : "cheap" for long walks and accurate volumes, "expensive" for few likelihood calls, "auto" to time both; None to go by the path.
     """
 
     n_live: int

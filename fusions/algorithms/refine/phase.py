@@ -97,7 +97,7 @@ def refine(key, settings, schedule, functions, points, budget, target):
     modes = survey(k_survey, points, Search(evaluate, space, SURVEY_SHARE * target, budget.expired))
     points, found = joined(points, modes)
     target -= budget.used - used
-    limit = min(schedule.chain_budgets * target, budget.left // 2, budget.left - 2 * UNIT)
+    limit = min(schedule.chain_budgets * target, 0.5 * budget.left, budget.left - 2 * UNIT)
     chains = run_chains(k_chains, functions, chain_start(points, found), target, limit, budget)
     known = Known(settings, schedule, functions, budget, points, found, chains)
     early, left = chains.settled and chains.n_calls <= schedule.early_chain_budgets * target, budget.left
