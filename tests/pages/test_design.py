@@ -60,7 +60,7 @@ def missed(name, body):
             if found is None:
                 out.append(line)
             else:
-                at += found.start()
+                at += found.end()
     return out
 
 
