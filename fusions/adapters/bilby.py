@@ -22,7 +22,7 @@ from fusions.driver.run import run
 from fusions.errors import OptionError
 from fusions.model.problem import Problem
 from fusions.priors.blocks import Block
-from fusions.priors.distributions import host_turns, host_unit_interval
+from fusions.priors.maps import host_turns, host_unit_interval
 from fusions.priors.prior import Prior
 
 LOG_LIKELIHOOD = "log_likelihood"  # bilby's name of the column

@@ -30,7 +30,7 @@ from fusions.driver.run import OPTIONS, run
 from fusions.errors import Status
 from fusions.model.problem import Problem
 from fusions.priors.blocks import Block
-from fusions.priors.distributions import host_tail, host_turns
+from fusions.priors.maps import host_tail, host_turns
 from fusions.priors.prior import Prior
 
 RUN = ("refine", "max_calls", "max_time", "progress", "checkpoint_every")

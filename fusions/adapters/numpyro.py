@@ -33,7 +33,7 @@ from fusions.errors import ProblemError
 from fusions.model.problem import Problem
 from fusions.numerics import ADDRESS, digest_of, in_double
 from fusions.priors.blocks import Block
-from fusions.priors.distributions import cauchy_map, cotangent, exponential_map, half_normal_map, turns, uniform_map, unit_interval
+from fusions.priors.maps import cauchy_map, cotangent, exponential_map, half_normal_map, turns, uniform_map, unit_interval
 from fusions.priors.prior import Prior
 from fusions.priors.quantiles import cut
 

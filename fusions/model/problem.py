@@ -16,7 +16,9 @@ from fusions.errors import LikelihoodError, ProblemError
 from fusions.model.calls import Call, ReturnError, describe_theta
 from fusions.model.data import arrays_of, digest, key_of, shape_of, shaped, with_arrays
 from fusions.numerics import digest_of, identity_of, in_double, precision_of
-from fusions.priors.prior import Density, Prior, check_names
+from fusions.priors.blocks import check_names
+from fusions.priors.density import Density
+from fusions.priors.prior import Prior
 from fusions.types import Space
 
 N_COMPARED = 8  # draws from the prior at which a compiled likelihood is compared with the user's own function

@@ -16,11 +16,10 @@ from fusions.numerics import in_double, on_host
 from fusions.priors.distributions import (
     Distribution,
     from_scipy,
-    host_unit_interval,
     is_traceable,
     scalar_shape,
-    unit_interval,
 )
+from fusions.priors.maps import host_unit_interval, unit_interval
 
 WHITENING_DRAWS = 4096
 ENDS = (-8.0, -5.0, 5.0, 8.0)  # of an internal coordinate; a parameter with an edge hardly changes between the last two

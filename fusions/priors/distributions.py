@@ -1,11 +1,4 @@
-"""One-dimensional priors: maps from a standard normal latent coordinate (or an angle) to theta.
-
-Every map is accurate in both tails, in float32 as well: the probability of the nearer tail,
-never 1 - u, enters the formula. Where this probability would underflow, or a power overflow, the
-coordinate is cut (`quantiles.cut`), so that parameters are finite and inside of the prior for every
-x. The prior beyond holds 1e-299. A normal prior is not cut: mu + sigma x is exact everywhere, and a
-likelihood may well sit far out in its tail.
-"""
+"""One-dimensional priors: what they are called, their arguments, and the map from a latent coordinate (or an angle) to theta."""
 
 import math
 from collections.abc import Callable
@@ -17,12 +10,28 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import erf, erfinv, log_ndtr, ndtr, ndtri
-from scipy.special import ndtr as host_ndtr
 
 from fusions.errors import PriorError
 from fusions.numerics import in_double
-from fusions.priors.quantiles import cut, tabulate
+from fusions.priors.maps import (
+    cauchy_map,
+    cosine_map,
+    delta_map,
+    exponential_map,
+    half_normal_map,
+    host_icdf_map,
+    host_turns,
+    icdf_map,
+    log_normal_map,
+    log_uniform_map,
+    normal_map,
+    rayleigh_map,
+    sine_map,
+    turns,
+    uniform_map,
+    uniform_unit_map,
+)
+from fusions.priors.quantiles import tabulate
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,7 @@ def uniform(lo: float, hi: float, *, periodic: bool = False) -> Distribution:
     uniform(-5, 5)
     """
     lo, hi = _ordered("uniform", lo, hi)
-    unit = partial(_uniform_unit, lo=lo, hi=hi) if periodic else None
+    unit = partial(uniform_unit_map, lo=lo, hi=hi) if periodic else None
     return Distribution("uniform", (lo, hi), partial(uniform_map, lo=lo, hi=hi), unit, bool(periodic))
 
 
@@ -92,13 +101,13 @@ def log_uniform(lo: float, hi: float) -> Distribution:
     if lo <= 0:
         msg = f"log_uniform needs lo > 0, got lo={lo:g}; use a small positive number, such as 1e-3 * hi."
         raise PriorError(msg)
-    return Distribution("log_uniform", (lo, hi), partial(_log_uniform, lo=lo, hi=hi))
+    return Distribution("log_uniform", (lo, hi), partial(log_uniform_map, lo=lo, hi=hi))
 
 
 def normal(mu: float, sigma: float) -> Distribution:
     """Make a normal prior with mean mu and standard deviation sigma."""
     mu, sigma = _number("normal", "mu", mu), _positive("normal", "sigma", sigma)
-    return Distribution("normal", (mu, sigma), partial(_normal, mu=mu, sigma=sigma))
+    return Distribution("normal", (mu, sigma), partial(normal_map, mu=mu, sigma=sigma))
 
 
 def truncated_normal(mu: float, sigma: float, lo: float, hi: float) -> Distribution:
@@ -126,7 +135,7 @@ def half_normal(sigma: float) -> Distribution:
 def log_normal(mu: float, sigma: float) -> Distribution:
     """Make a prior in which ln theta ~ N(mu, sigma^2)."""
     mu, sigma = _number("log_normal", "mu", mu), _positive("log_normal", "sigma", sigma)
-    return Distribution("log_normal", (mu, sigma), partial(_log_normal, mu=mu, sigma=sigma))
+    return Distribution("log_normal", (mu, sigma), partial(log_normal_map, mu=mu, sigma=sigma))
 
 
 def exponential(scale: float) -> Distribution:
@@ -171,23 +180,23 @@ def rayleigh(sigma: float, upper: float = math.inf) -> Distribution:
     sigma = _positive("rayleigh", "sigma", sigma)
     upper = _positive("rayleigh", "upper", upper, infinite=True)
     arguments = (sigma,) if math.isinf(upper) else (sigma, upper)
-    return Distribution("rayleigh", arguments, partial(_rayleigh, sigma=sigma, upper=upper))
+    return Distribution("rayleigh", arguments, partial(rayleigh_map, sigma=sigma, upper=upper))
 
 
 def sine() -> Distribution:
     """Make a prior with density sin(theta) / 2 on [0, pi]: a polar angle or inclination."""
-    return Distribution("sine", (), _sine)
+    return Distribution("sine", (), sine_map)
 
 
 def cosine() -> Distribution:
     """Make a prior with density cos(theta) / 2 on [-pi/2, pi/2]: a latitude or declination."""
-    return Distribution("cosine", (), _cosine)
+    return Distribution("cosine", (), cosine_map)
 
 
 def delta(value: float) -> Distribution:
     """Fix a parameter: it is reported, but not sampled."""
     value = _number("delta", "value", value)
-    return Distribution("delta", (value,), partial(_delta, value=value), dim=0)
+    return Distribution("delta", (value,), partial(delta_map, value=value), dim=0)
 
 
 @in_double
@@ -211,7 +220,7 @@ def icdf(function: Callable, *, periodic: bool = False) -> Distribution:
     if any(v.shape != () or v.dtype.kind not in "fiu" or not np.isfinite(v) for v in values):
         msg = f"icdf: expected the function to return one finite number, got {values[1]!r} at u=0.5."
         raise PriorError(msg)
-    latent = partial(_icdf if traceable else _host_icdf, function=function)
+    latent = partial(icdf_map if traceable else host_icdf_map, function=function)
     unit = function if periodic else None
     return Distribution("icdf", (function,), latent, unit, bool(periodic), traceable=traceable)
 
@@ -290,131 +299,3 @@ def _ordered(name: str, lo: Any, hi: Any, *, infinite: bool = False) -> tuple[fl
         msg = f"{name} needs lo < hi, got lo={lo:g}, hi={hi:g}; {fix}."
         raise PriorError(msg)
     return lo, hi
-
-
-# Maps from the latent coordinate ---------------------------------------------------------------------
-
-
-def _nearer(x: jax.Array) -> jax.Array:
-    """Return -|x|, cut, with the right gradient of its Phi at x = 0."""
-    x = cut(x)
-    return jnp.where(x < 0, x, -x)
-
-
-def _tail(x: jax.Array) -> jax.Array:
-    """Return Phi(-|x|), the probability of the nearer tail, with the right gradient at x = 0."""
-    return ndtr(_nearer(x))
-
-
-def unit_interval(x: jax.Array) -> jax.Array:
-    """Return Phi(x), kept strictly between 0 and 1."""
-    tail = _tail(x)
-    return jnp.where(x < 0, tail, jnp.minimum(1 - tail, 1 - jnp.finfo(x.dtype).epsneg))
-
-
-def host_tail(x: Any) -> Any:
-    """Return Phi(-|x|), the probability of the nearer tail, in float64 NumPy; never 0."""
-    return host_ndtr(-np.abs(cut(np.asarray(x, float))))
-
-
-def host_unit_interval(x: Any) -> Any:
-    """Return Phi(x) in float64 NumPy, kept strictly between 0 and 1."""
-    x = np.asarray(x, float)
-    return np.where(x < 0, host_tail(x), np.minimum(1 - host_tail(x), 1 - np.finfo(float).epsneg))
-
-
-def turns(angle: jax.Array) -> jax.Array:
-    """Return u = angle / (2 pi) + 1/2 wrapped into [0, 1)."""
-    u = angle / (2 * math.pi) + 0.5
-    u = u - jnp.floor(u)
-    return jnp.where(u >= 1, jnp.zeros_like(u), u)
-
-
-def host_turns(angle: Any) -> Any:
-    """Return `turns` in float64 NumPy."""
-    return (np.asarray(angle, float) / (2 * math.pi) + 0.5) % 1.0 % 1.0
-
-
-def uniform_map(x, lo, hi):
-    """Return U(lo, hi) at a standard normal x."""
-    p = (hi - lo) * _tail(x)
-    return jnp.clip(jnp.where(x < 0, lo + p, hi - p), lo, hi)
-
-
-def _uniform_unit(u, lo, hi):
-    return jnp.clip(lo + (hi - lo) * u, lo, hi)
-
-
-def _log_uniform(x, lo, hi):
-    p = (math.log(hi) - math.log(lo)) * _tail(x)
-    return jnp.clip(jnp.where(x < 0, lo * jnp.exp(p), hi * jnp.exp(-p)), lo, hi)
-
-
-def _normal(x, mu, sigma):
-    return mu + sigma * x
-
-
-def _log_normal(x, mu, sigma):
-    return jnp.exp(mu + sigma * cut(x))
-
-
-def half_normal_map(x, sigma):
-    """Return the half normal of scale sigma at a standard normal x."""
-    p = _tail(x)
-    return sigma * jnp.where(x < 0, math.sqrt(2) * erfinv(p), -ndtri(p / 2))
-
-
-def exponential_map(x, scale):
-    """Return the exponential of mean `scale` at a standard normal x."""
-    negative = x < 0
-    upper = -log_ndtr(jnp.where(negative, jnp.zeros_like(x), -x))
-    return scale * jnp.where(negative, -jnp.log1p(-_tail(x)), upper)
-
-
-def cotangent(x, k=1.0):
-    """Return cot(k pi Phi(-|x|)), with a gradient that is finite far out, where the square of the tangent underflows."""
-    angle = k * math.pi * _tail(x)
-    small = angle < math.sqrt(jnp.finfo(x.dtype).eps)  # where cot(angle) = 1 / angle
-    return jnp.where(small, jnp.exp(-log_ndtr(_nearer(x))) / (k * math.pi), 1 / jnp.tan(jnp.where(small, jnp.ones_like(x), angle)))
-
-
-def cauchy_map(x, mu, gamma):
-    """Return the Cauchy of centre mu and half width gamma at a standard normal x."""
-    central = jnp.abs(x) < 1
-    near = jnp.tan(0.5 * math.pi * erf(jnp.where(central, x, jnp.zeros_like(x)) / math.sqrt(2)))
-    far = jnp.where(x < 0, -1.0, 1.0).astype(x.dtype) * cotangent(x)
-    return mu + gamma * jnp.where(central, near, far)
-
-
-def _rayleigh(x, sigma, upper):
-    below = -math.expm1(-0.5 * (upper / sigma) ** 2)  # untruncated probability of theta < upper
-    above = math.exp(-0.5 * (upper / sigma) ** 2)
-    p = _tail(x)
-    u = below * jnp.where(x < 0, p, 1 - p)
-    small = u < 0.5
-    from_lower = -jnp.log1p(-jnp.where(small, u, jnp.zeros_like(u)))
-    from_upper = -jnp.log(jnp.where(small, jnp.ones_like(p), above + below * p))
-    half_square = jnp.where(small, from_lower, from_upper)
-    return jnp.clip(sigma * jnp.sqrt(2 * half_square), 0.0, upper)
-
-
-def _sine(x):
-    angle = 2 * jnp.arcsin(jnp.sqrt(_tail(x)))
-    return jnp.where(x < 0, angle, math.pi - angle)
-
-
-def _cosine(x):
-    angle = 2 * jnp.arcsin(jnp.sqrt(_tail(x))) - 0.5 * math.pi
-    return jnp.where(x < 0, angle, -angle)
-
-
-def _delta(x, value):
-    return jnp.full_like(x, value)
-
-
-def _icdf(x, function):
-    return function(unit_interval(x))
-
-
-def _host_icdf(x, function):
-    return function(float(host_unit_interval(float(x))))

@@ -13,40 +13,12 @@ import numpy as np
 from fusions.errors import PriorError
 from fusions.numerics import drawn, in_chunks, in_double, keys_of, on_host
 from fusions.priors.blocks import ENDS, Block, check_names, has_edges, one_parameter, positional
+from fusions.priors.density import Density, StandardDensity, standard_terms
 from fusions.priors.distributions import is_traceable, scalar_shape
 
-LOG_2PI = math.log(2 * math.pi)
 ROWS = 512  # points mapped to parameters at once, always in batches of this shape: a row has the same digits wherever it stands
 KEPT = 16  # priors whose compiled functions are kept
 HOPELESS_DRAWS = 100_000  # draws without one allowed point, after which a constraint is refused
-
-
-@dataclass(frozen=True)
-class StandardDensity:
-    """ln of the density of coordinates that are standard normal, or uniform on the circle: (..., d) -> (...,).
-
-    Attributes
-    ----------
-    periodic : d flags, True for angles.
-    """
-
-    periodic: tuple[bool, ...]
-
-    def __call__(self, x: Any) -> Any:
-        """Return the log density at x (..., d) [nats]; -inf where a coordinate is not finite."""
-        return jnp.where(jnp.all(jnp.isfinite(x), axis=-1), jnp.sum(_standard_terms(self.periodic, x), axis=-1), -jnp.inf)
-
-
-@dataclass(frozen=True)
-class Density:
-    """ln of the density of a prior in its internal coordinates, renormalised on the part exp(log_mass) that is allowed: (n, d) -> (n,)."""
-
-    prior: "Prior"
-    log_mass: float
-
-    def __call__(self, x: Any) -> Any:
-        """Return the log density at x (n, d) [nats]."""
-        return jax.vmap(self.prior.log_prob)(x) - self.log_mass
 
 
 @dataclass(frozen=True, eq=False, init=False, repr=False)
@@ -244,12 +216,7 @@ def _slices(prior: Prior, x: Any) -> list[tuple[Block, Any]]:
 def _standard(prior: Prior, x: jax.Array) -> jax.Array:
     """Return the log density of all coordinates that are standard normal or uniform on the circle."""
     counted = np.concatenate([np.full(block.dim, block.log_prob is None) for block in prior.blocks])
-    return jnp.sum(jnp.where(counted, _standard_terms(prior.periodic, x), jnp.zeros_like(x)))
-
-
-def _standard_terms(periodic: tuple[bool, ...], x: jax.Array) -> jax.Array:
-    """Return the log density of each coordinate (..., d), standard normal or uniform on the circle."""
-    return jnp.where(np.array(periodic), jnp.full_like(x, -LOG_2PI), -0.5 * x * x - 0.5 * LOG_2PI)
+    return jnp.sum(jnp.where(counted, standard_terms(prior.periodic, x), jnp.zeros_like(x)))
 
 
 def _draw(prior: Prior, key: Any, n: int) -> np.ndarray:
