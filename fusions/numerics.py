@@ -21,6 +21,7 @@ ADDRESS = r" at 0x[0-9a-f]+"  # in the text of a program that calls functions
 _enable_x64: Any = getattr(jax, "enable_x64", getattr(jax.experimental, "enable_x64", None))  # the latter before jax 0.8
 _precision: ContextVar = ContextVar("precision", default=None)  # of the call that goes on
 GOLDEN = 0.5 * (math.sqrt(5) - 1)
+SUMMED = 65536  # points whose moments are computed at once
 CALLBACK_BYTES = 65_536  # of rows handed to the host at once; over 100 kB JAX copies them in a thread that the callback may be blocking
 
 
@@ -130,6 +131,24 @@ def effective_sample_size(logw):
     logw = np.asarray(logw, np.float64)
     w = np.exp(logw - np.max(logw))  # divided by the largest: equal weights give N exactly
     return float(np.sum(w) ** 2 / np.sum(w**2))
+
+
+def weighted_moments(x, logw):
+    """Compute the mean and the standard deviation of each column of x (n, m), both (m,), without a weighted copy.
+
+    Parameters
+    ----------
+    x : (n, m); what has no weight may be infinite.
+    logw : (n,) log weights.
+    """
+    weights = np.exp(logw - np.max(logw))
+    weights /= weights.sum()
+    counts = np.flatnonzero(weights > 0)
+    parts = [counts[i : i + SUMMED] for i in range(0, len(counts), SUMMED)]
+    centre = x[np.argmax(weights)]  # from which a constant column does not differ
+    shift = sum(weights[rows] @ (x[rows] - centre) for rows in parts)
+    var = sum(weights[rows] @ (x[rows] - centre - shift) ** 2 for rows in parts)
+    return centre + shift, np.sqrt(var)
 
 
 def on_circles(x, periodic):

@@ -4,7 +4,7 @@ import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Integral
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -16,16 +16,14 @@ from fusions.evidence.volumes import Evidence, evaluate_ledger
 from fusions.io.labels import math_label
 from fusions.io.polychord import exported_births
 from fusions.io.result_folder import read_run, write_run
-from fusions.numerics import effective_sample_size, logsumexp, normalised, systematic_resample
+from fusions.numerics import effective_sample_size, logsumexp, normalised, systematic_resample, weighted_moments
 from fusions.report import exports, notebook
 from fusions.report.table import render, with_error
+from fusions.results.reweighting import reweighted
 
 MIN_RANKS = 20
-SUMMED = 65536  # points whose moments are computed at once
 ARRAYS = ("theta", "logL", "logL_birth", "insertion_uniforms", "draws", "draws_logw")
-META = (
-    "names", "n_params", "labels", "n_live", "n_calls", "seconds", "n_compilations", "constraint_logmass", "info",
-)  # fmt: skip
+META = ("names", "n_params", "labels", "n_live", "n_calls", "seconds", "n_compilations", "constraint_logmass", "info")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -102,8 +100,8 @@ class Result:
 
     @cached_property
     def headline(self):
-        """The reported estimate of ln Z with the reason and the checks that failed; see `fusions.headline`."""
-        correlation = self.level_trace.get("parent_correlation", np.zeros(1))
+        """The reported estimate of ln Z with the reason and the checks that failed; see `fusions.evidence.headline`."""
+        correlation = self.level_trace.get("parent_correlation", ())
         mean = float(np.nanmean(correlation)) if len(correlation) else 0.0
         return choose((self.evidence.logZ, self.evidence.logZ_err), self.refined, mean)
 
@@ -167,15 +165,7 @@ class Result:
         """Compute the posterior mean and standard deviation of each column, both (m,)."""
         if not np.isfinite(self.logZ):
             return np.full((2, len(self.names)), np.nan)
-        theta, logw = self.posterior
-        weights = np.exp(logw - np.max(logw))
-        weights /= weights.sum()
-        counts = np.flatnonzero(weights > 0)  # others may be infinite
-        parts = [counts[i : i + SUMMED] for i in range(0, len(counts), SUMMED)]
-        centre = theta[np.argmax(weights)]  # from which a constant column does not differ
-        shift = sum(weights[rows] @ (theta[rows] - centre) for rows in parts)
-        var = sum(weights[rows] @ (theta[rows] - centre - shift) ** 2 for rows in parts)
-        return centre + shift, np.sqrt(var)
+        return weighted_moments(*self.posterior)
 
     def __repr__(self):
         """Name, evidence and status in one line."""
@@ -299,16 +289,7 @@ class Result:
         -------
         Reweighted; trust it while its effective size is a good part of this result's.
         """
-        theta, logw = self.posterior
-        ratio = np.asarray(log_ratio(dict(zip(self.names, theta.T, strict=True))), np.float64)
-        if ratio.shape != logw.shape or np.any(np.isnan(ratio)) or np.any(ratio == np.inf):
-            raise OptionError(f"Expected log_ratio to return {logw.shape} values that are not NaN or +inf, got shape {ratio.shape}.")
-        new = logw + ratio
-        if not np.any(np.isfinite(new)):
-            raise OptionError("Expected a changed model with a finite posterior at some point of this run; it is zero at all of them.")
-        p, gain = np.exp(normalised(logw)), logsumexp(new) - logsumexp(logw)
-        spread = np.sqrt(np.sum((p * (np.exp(ratio - gain) - 1)) ** 2))
-        return Reweighted(self.logZ + gain, float(np.hypot(self.logZ_err, spread)), effective_sample_size(new), theta, normalised(new))
+        return reweighted(self, log_ratio)
 
     def log_bayes_factor(self, other):
         """Compare two models of the same data.
@@ -357,9 +338,8 @@ class Result:
                 fields["refined"] = Refinement.from_json(meta["refined"])
             return cls(**{**fields, **arrays, **groups, "status": Status[meta["status"]]})
         except (KeyError, TypeError, OptionError) as error:
-            raise FileError(
-                f"The run in {directory} lacks or contradicts a field ({error}). Restore it from a copy, or run again."
-            ) from error
+            text = f"The run in {directory} lacks or contradicts a field ({error}). Restore it from a copy, or run again."
+            raise FileError(text) from error
 
     def write_polychord(self, root):
         """Write PolyChord's files, which `anesthetic.read_chains(root)` reads with the same ln Z.
@@ -418,13 +398,3 @@ class Result:
         list of the paths written.
         """
         return exports.export(self, form, root)
-
-
-class Reweighted(NamedTuple):
-    """A changed model seen from the points of another: ln Z, its error, effective size, theta (n, m), normalised log weights (n,)."""
-
-    logZ: float
-    logZ_err: float
-    ess: float
-    theta: np.ndarray
-    logw: np.ndarray

@@ -69,7 +69,7 @@ def test_repeats_are_sought_among_few_rows():
 
 
 def test_moments_are_summed_in_parts(monkeypatch):
-    monkeypatch.setattr("fusions.results.result.SUMMED", 2048)
+    monkeypatch.setattr("fusions.numerics.SUMMED", 2048)
     n, rng = 5 * 2048 + 5, np.random.default_rng(0)
     theta = rng.normal(size=(n, 10))
     logL = np.sort(-0.5 * theta[:, 0] ** 2)

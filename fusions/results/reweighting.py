@@ -1,0 +1,33 @@
+"""A changed model seen from the points of another."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fusions.errors import OptionError
+from fusions.numerics import effective_sample_size, logsumexp, normalised
+
+
+class Reweighted(NamedTuple):
+    """A changed model seen from the points of another: ln Z, its error, effective size, theta (n, m), normalised log weights (n,)."""
+
+    logZ: float
+    logZ_err: float
+    ess: float
+    theta: np.ndarray
+    logw: np.ndarray
+
+
+def reweighted(result, log_ratio):
+    """Estimate the evidence of a changed prior or likelihood from the points of a Result; see `Result.reweight`."""
+    theta, logw = result.posterior
+    ratio = np.asarray(log_ratio(dict(zip(result.names, theta.T, strict=True))), np.float64)
+    if ratio.shape != logw.shape or np.any(np.isnan(ratio)) or np.any(ratio == np.inf):
+        raise OptionError(f"Expected log_ratio to return {logw.shape} values that are not NaN or +inf, got shape {ratio.shape}.")
+    new = logw + ratio
+    if not np.any(np.isfinite(new)):
+        raise OptionError("Expected a changed model with a finite posterior at some point of this run; it is zero at all of them.")
+    p, gain = np.exp(normalised(logw)), logsumexp(new) - logsumexp(logw)
+    spread = np.sqrt(np.sum((p * (np.exp(ratio - gain) - 1)) ** 2))
+    err = float(np.hypot(result.logZ_err, spread))
+    return Reweighted(result.logZ + gain, err, effective_sample_size(new), theta, normalised(new))
