@@ -1,6 +1,8 @@
 """Continuous normalising flow trained by flow matching: network, path, coupling and transport assembled."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +13,18 @@ from fusions.flows.base import Flow, FlowState
 from fusions.flows.coupling import independent
 from fusions.flows.path import base_logprob, unwind, wrap
 from fusions.flows.transport import transport
+from fusions.types import Array, Space
 
 
-def features(space, w, period):
-    """Turn whitened points (n, d) into inputs of the network: sine and cosine of an angle, in units of its width."""
+def features(space: Space, w: Array, period: Array) -> Array:
+    """Turn whitened points into inputs of the network: sine and cosine of an angle, in units of its width.
+
+    Parameters
+    ----------
+    space : `Space`
+    w : (n, d) points.
+    period : (d,) period of each coordinate, inf on the line.
+    """
     if not any(space.periodic):
         return w
     circle = jnp.array(space.periodic)
@@ -23,7 +33,7 @@ def features(space, w, period):
     return jnp.concatenate([columns, jnp.cos(sigma * w)[:, np.flatnonzero(space.periodic)]], axis=-1)
 
 
-def coordinates(space):
+def coordinates(space: Space) -> tuple[Callable[[Any], Array], Callable[[Any, Array], Array]]:
     """Make the functions that flows on whitened coordinates share.
 
     Returns

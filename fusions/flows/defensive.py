@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fusions.flows.gaussian_mixture import LOG_2PI, Components, exponent, inverse_factors, log_volume, spread_out
+from fusions.flows.gaussian_mixture import Components, exponent, inverse_factors, log_volume, spread_out
+from fusions.flows.path import LOG_2PI
 from fusions.numerics import normal_from, uniforms
+from fusions.types import Array
 
 WIDE_SHARE, WIDE = 0.25, 2.5  # share of draws from kernels that are so many times wider
 GROUP = 256  # kernels whose densities are computed at once: more do not fit into the cache of a core
@@ -25,19 +27,23 @@ class Blend(NamedTuple):
     """
 
     flow: Any
-    centres: Any
-    shares: Any
+    centres: Array
+    shares: Array
 
 
-def has_velocity(state):
+def has_velocity(state: Blend) -> bool:
     """Tell whether the flow of a `Blend` has learned a velocity."""
     return bool(np.asarray(state.shares)[2] > 0)
 
 
-def kernels_at(centres, factors, period):
-    """Make kernels at centres (k, d) from lower triangular factors (k, d, d) of the covariance of the points around each.
+def kernels_at(centres: Array, factors: Array, period: Array) -> Components:
+    """Make kernels of the bandwidth of Silverman 1986 (Density Estimation for Statistics and Data Analysis, eq. 4.14).
 
-    The bandwidth is that of Silverman 1986 (Density Estimation for Statistics and Data Analysis, eq. 4.14).
+    Parameters
+    ----------
+    centres : (k, d) where they are.
+    factors : (k, d, d) lower triangular, of the covariance of the points around each.
+    period : (d,) period of each coordinate, inf on the line.
     """
     k, d = centres.shape
     factors = factors * (4 / ((d + 2) * k)) ** (1 / (d + 4))
@@ -46,16 +52,30 @@ def kernels_at(centres, factors, period):
     return Components(jnp.full(k, -jnp.log(k), centres.dtype), centres, factors)
 
 
-def draw(key, kernels, n):
-    """Draw n points (n, d); angles are not wrapped."""
+def draw(key: Array, kernels: Components, n: int) -> Array:
+    """Draw points (n, d) of kernels; angles are not wrapped.
+
+    Parameters
+    ----------
+    key : random key.
+    kernels : from `kernels_at`.
+    n : number of points.
+    """
     means = kernels.means
     centre, wide, noise = uniforms(key, means.dtype, (n,), (n, 1), (2, n, means.shape[1]))
     width = jnp.where(wide < WIDE_SHARE, WIDE, 1.0).astype(means.dtype)
     return spread_out(kernels, (centre * len(means)).astype(jnp.int32), width * normal_from(noise))
 
 
-def logprob(kernels, x, period):
-    """Compute ln of the density at x (n, d)."""
+def logprob(kernels: Components, x: Array, period: Array) -> Array:
+    """Compute ln of the density (n,) of kernels [nats].
+
+    Parameters
+    ----------
+    kernels : from `kernels_at`.
+    x : (n, d) points.
+    period : (d,) period of each coordinate, inf on the line.
+    """
     columns, around, d = x.T, period[:, None], x.shape[1]
     narrow, wide = jnp.log1p(-WIDE_SHARE), jnp.log(WIDE_SHARE) - d * jnp.log(WIDE)
 
@@ -68,7 +88,7 @@ def logprob(kernels, x, period):
     return jax.nn.logsumexp(jax.lax.map(of_one, parts, batch_size=GROUP), axis=(0, 1)) - 0.5 * d * LOG_2PI
 
 
-def best_shares(logq, least):
+def best_shares(logq: Array, least: Array) -> Array:
     """Find the shares (m,) that make a mixture likeliest, from ln of its densities (m, n) at points that none has seen.
 
     Each keeps its `least` share (m,).

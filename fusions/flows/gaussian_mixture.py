@@ -1,81 +1,130 @@
 """Gaussian mixtures in whitened coordinates, angles included: fit by expectation maximisation, density, draws."""
 
 import itertools
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
-from fusions.flows.path import wrap
+from fusions.flows.path import LOG_2PI, wrap
 from fusions.numerics import normal_from, pick_columns, pick_rows, uniforms
+from fusions.types import Array
 
 CANDIDATES = 4  # rows tried for each new centre
 MOST_TURN = 1 / (2 * np.pi)  # standard deviation of a component along an angle, in turns; wider ones would wind more than once
-LOG_2PI = float(np.log(2 * np.pi))
 
 
 class Components(NamedTuple):
     """A Gaussian mixture: ln weights (k,), means (k, d), lower triangular factors (k, d, d)."""
 
-    logweights: Any
-    means: Any
-    factors: Any
+    logweights: Array
+    means: Array
+    factors: Array
 
 
 class Axes(NamedTuple):
     """Principal axes of k components, longest last: column a of `directions[k]` (d, d), `widths[k, a]` the standard deviation along it."""
 
-    directions: Any
-    widths: Any
+    directions: Array
+    widths: Array
 
 
-def standard_components(k, dim, dtype):
-    """Make k equal standard normal components."""
+def standard_components(k: int, dim: int, dtype: DTypeLike) -> Components:
+    """Make equal standard normal components.
+
+    Parameters
+    ----------
+    k : how many.
+    dim : number of coordinates.
+    dtype : of the numbers.
+    """
     return Components(jnp.full(k, -jnp.log(k), dtype), jnp.zeros((k, dim), dtype), jnp.tile(jnp.eye(dim, dtype=dtype), (k, 1, 1)))
 
 
-def inverse_factors(base):
+def inverse_factors(base: Components) -> Array:
     """Invert the factors (k, d, d)."""
     eye = jnp.broadcast_to(jnp.eye(base.factors.shape[-1], dtype=base.factors.dtype), base.factors.shape)
     return jax.scipy.linalg.solve_triangular(base.factors, eye, lower=True)
 
 
-def log_volume(base):
-    """Return ln of the determinant of each factor."""
+def log_volume(base: Components) -> Array:
+    """Return ln of the determinant (k,) of each factor."""
     return jnp.sum(jnp.log(jnp.diagonal(base.factors, axis1=1, axis2=2)), axis=1)
 
 
-def standardised(inverse, base, w, period):
-    """Express w (n, d) in the units of each component: (n, k, d)."""
+def standardised(inverse: Array, base: Components, w: Array, period: Array) -> Array:
+    """Express points in the units of each component, z (n, k, d): it is standard normal in its own.
+
+    Parameters
+    ----------
+    inverse : (k, d, d) `inverse_factors` of the components.
+    base : the components.
+    w : (n, d) points.
+    period : (d,) period of each coordinate, inf on the line.
+    """
     return jnp.einsum("kij,nkj->nki", inverse, wrap(w[:, None] - base.means, period))
 
 
-def spread_out(base, k, z):
-    """Turn points z (n, d) in the units of components k (n,) into points (n, d); angles are not wrapped."""
+def spread_out(base: Components, k: Array, z: Array) -> Array:
+    """Turn points in the units of components into points w (n, d); angles are not wrapped.
+
+    Parameters
+    ----------
+    base : the components.
+    k : (n,) the component of each point.
+    z : (n, d) the points, in its units.
+    """
     return base.means[k] + jnp.einsum("nij,nj->ni", base.factors[k], z)
 
 
-def exponent(mean, inverse, columns, around):
-    """Return -1/2 of the squared distance (n,) of columns (d, n) from a mean (d,), in units of its factor; nearest turn of angles only."""
+def exponent(mean: Array, inverse: Array, columns: Array, around: Array) -> Array:
+    """Return -1/2 of the squared distance (n,) of points from the mean of a component, in its units; nearest turn of angles only.
+
+    Parameters
+    ----------
+    mean, inverse : (d,), (d, d) of the component; the latter is the inverse of its factor.
+    columns : (d, n) points.
+    around : (d, 1) periods.
+    """
     return -0.5 * jnp.sum((inverse @ wrap(columns - mean[:, None], around)) ** 2, axis=0)
 
 
-def log_parts(base, columns, around):
-    """Return ln of the part (k, n) of each component in the density at columns (d, n), but for a constant.
+def log_parts(base: Components, columns: Array, around: Array) -> Array:
+    """Return ln of the part (k, n) of each component in the density, but for a constant.
 
     One component after the other: their differences from all points at once do not fit into the cache of a core.
+
+    Parameters
+    ----------
+    base : the components.
+    columns : (d, n) points.
+    around : (d, 1) periods.
     """
     parts = base.means, inverse_factors(base), base.logweights - log_volume(base)
-    return jax.lax.map(lambda part: part[2] + exponent(*part[:2], columns, around), parts)
+
+    def of_one(part):
+        mean, inverse, logscale = part
+        return logscale + exponent(mean, inverse, columns, around)
+
+    return jax.lax.map(of_one, parts)
 
 
-def log_shares(base, z, soft=1.0):
-    """Return ln of the share (n, k) of each component at points expressed in their units, nearest turn of angles only."""
+def log_shares(base: Components, z: Array, soft: float = 1.0) -> Array:
+    """Return ln of the share (n, k) of each component at points, nearest turn of angles only.
+
+    Parameters
+    ----------
+    base : the components.
+    z : (n, k, d) the points in their units, from `standardised`.
+    soft : factor on the squared distances' unit; above one, shares change slowly from component to component.
+    """
     return jax.nn.log_softmax(base.logweights - 0.5 * jnp.sum(z**2, axis=-1) / soft - log_volume(base), axis=1)
 
 
-def windings(periodic):
+def windings(periodic: Sequence[bool]) -> np.ndarray:
     """List the turns (s, d) of angles that a wrapped component sums over: none, one angle by one, two angles by one each."""
     angles, rows = np.flatnonzero(periodic), [np.zeros(len(periodic))]
     for turned in itertools.chain(*(itertools.combinations(angles, m) for m in (1, 2))):
@@ -85,8 +134,16 @@ def windings(periodic):
     return np.array(rows)
 
 
-def mixture_logprob(base, w, period, periodic):
-    """Compute ln of the density of a mixture at w (n, d); its components are normal on the line, wrapped normal with angles."""
+def mixture_logprob(base: Components, w: Array, period: Array, periodic: Sequence[bool]) -> Array:
+    """Compute ln of the density (n,) of a mixture [nats]; its components are normal on the line, wrapped normal with angles.
+
+    Parameters
+    ----------
+    base : the components.
+    w : (n, d) points.
+    period : (d,) period of each coordinate, inf on the line.
+    periodic : d flags, True for angles.
+    """
     inverse, d = inverse_factors(base), w.shape[1]
     turns = jnp.asarray(windings(periodic), w.dtype) * jnp.where(jnp.isfinite(period), period, 0.0)
     z = standardised(inverse, base, w, period)[:, :, None] + jnp.einsum("kij,sj->ksi", inverse, turns)
@@ -94,36 +151,50 @@ def mixture_logprob(base, w, period, periodic):
     return jax.nn.logsumexp(logp, axis=(1, 2))
 
 
-def draw_mixture(key, base, n):
-    """Draw n points (n, d) of a mixture; angles are not wrapped."""
+def draw_mixture(key: Array, base: Components, n: int) -> Array:
+    """Draw points w (n, d) of a mixture; angles are not wrapped.
+
+    Parameters
+    ----------
+    key : random key.
+    base : the components.
+    n : number of points.
+    """
     u, noise = uniforms(key, base.means.dtype, (n,), (2, n, base.means.shape[1]))
     return spread_out(base, pick_columns(u, base.logweights), normal_from(noise))
 
 
-def mixed(*parts):
+def mixed(*parts: tuple[float, Components]) -> Components:
     """Join mixtures, given as pairs (share, `Components`)."""
     columns = zip(*((base.logweights + jnp.log(share), base.means, base.factors) for share, base in parts), strict=True)
     return Components(*map(jnp.concatenate, columns))
 
 
-def widened(base, scale):
+def widened(base: Components, scale: float) -> Components:
     """Make each component so many times wider."""
     return base._replace(factors=scale * base.factors)
 
 
-def covariances(base):
+def covariances(base: Components) -> Array:
     """Return the covariance (k, d, d) of each component."""
     return base.factors @ jnp.swapaxes(base.factors, 1, 2)
 
 
-def principal_axes(base):
+def principal_axes(base: Components) -> Axes:
     """Return the `Axes` of components."""
     variances, directions = jnp.linalg.eigh(covariances(base))
     return Axes(directions, jnp.sqrt(jnp.maximum(variances, jnp.finfo(variances.dtype).tiny)))
 
 
-def elongated(base, scale, period):
-    """Make each component so many times longer along its longest axis, but no wider than `MOST_TURN` of a circle."""
+def elongated(base: Components, scale: float, period: Array) -> Components:
+    """Make each component longer along its longest axis, but no wider than `MOST_TURN` of a circle.
+
+    Parameters
+    ----------
+    base : the components.
+    scale : how many times longer.
+    period : (d,) period of each coordinate, inf on the line.
+    """
     cov, axes = covariances(base), principal_axes(base)
     long = axes.widths[:, -1:] * axes.directions[:, :, -1]
     room = (MOST_TURN * period) ** 2 - jnp.diagonal(cov, axis1=1, axis2=2)
@@ -131,10 +202,17 @@ def elongated(base, scale, period):
     return base._replace(factors=jnp.linalg.cholesky(cov + more[:, None, None] * long[:, :, None] * long[:, None, :]))
 
 
-def far_points(key, w, weights, k, period):
-    """Choose k centres among rows w (n, d) by greedy k-means++ (Arthur & Vassilvitskii 2007, section 5).
+def far_points(key: Array, w: Array, weights: Array, k: int, period: Array) -> tuple[Array, Array]:
+    """Choose centres among rows by greedy k-means++ (Arthur & Vassilvitskii 2007, section 5).
 
     A few rows are drawn with weight times squared distance from the centres before; the one that leaves the least distance is taken.
+
+    Parameters
+    ----------
+    key : random key.
+    w, weights : (n, d), (n,) rows.
+    k : number of centres.
+    period : (d,) period of each coordinate, inf on the line.
 
     Returns
     -------
@@ -158,17 +236,24 @@ def far_points(key, w, weights, k, period):
     return jnp.concatenate([first[None], rows]), jnp.append(distance @ weights, totals) / jnp.sum(weights)
 
 
-def equal_components(centres, spread):
+def equal_components(centres: Array, spread: Array) -> Components:
     """Make equal round components at centres (k, d), as wide as rows are from the nearest one, the last of the squared `spread` (k,)."""
     (k, d), dtype = centres.shape, centres.dtype
     width = jnp.sqrt(spread[-1] / d + 1e-12)
     return Components(jnp.full(k, -jnp.log(k), dtype), centres, jnp.tile(width * jnp.eye(d, dtype=dtype), (k, 1, 1)))
 
 
-def improve(base, w, weights, period, sizes):
-    """Do one step of expectation maximisation on weighted rows w (n, d), of several mixtures of so many components each.
+def improve(base: Components, w: Array, weights: Array, period: Array, sizes: Sequence[int]) -> Components:
+    """Do one step of expectation maximisation on weighted rows, of several mixtures side by side.
 
     Correlations shrink where rows are few; no component is wider than `MOST_TURN` of a circle.
+
+    Parameters
+    ----------
+    base : the components of all mixtures.
+    w, weights : (n, d), (n,) rows.
+    period : (d,) period of each coordinate, inf on the line.
+    sizes : number of components of each mixture.
     """
     columns, around, d = w.T, period[:, None], w.shape[1]
 
@@ -191,8 +276,18 @@ def improve(base, w, weights, period, sizes):
     return Components(jnp.log(count / jnp.sum(weights)), wrap(base.means + move, period), jnp.linalg.cholesky(cov))
 
 
-def best_fit(starts, w, weights, seen, seen_weights, period, iterations):
-    """Do some steps of expectation maximisation on weighted rows w (n, d) from each of several mixtures, side by side.
+def best_fit(
+    starts: Sequence[Components], w: Array, weights: Array, seen: Array, seen_weights: Array, period: Array, iterations: int
+) -> Components:
+    """Do some steps of expectation maximisation on weighted rows from each of several mixtures, side by side.
+
+    Parameters
+    ----------
+    starts : the mixtures.
+    w, weights : (n, d), (n,) rows that they are fitted to.
+    seen, seen_weights : (m, d), (m,) rows that they are judged by.
+    period : (d,) period of each coordinate, inf on the line.
+    iterations : number of steps.
 
     Returns
     -------
@@ -212,16 +307,34 @@ def best_fit(starts, w, weights, seen, seen_weights, period, iterations):
     return chosen._replace(logweights=logweights - jax.nn.logsumexp(logweights))
 
 
-def fit_components(key, w, weights, known, period, iterations):
-    """Fit Gaussians to weighted rows w (n, d) from two starts, far points and `known` components; keep the likelier."""
+def fit_components(key: Array, w: Array, weights: Array, known: Components, period: Array, iterations: int) -> Components:
+    """Fit Gaussians to weighted rows from two starts, far points and `known` components; keep the likelier.
+
+    Parameters
+    ----------
+    key : random key.
+    w, weights : (n, d), (n,) rows.
+    known : components to start from; as many are fitted.
+    period : (d,) period of each coordinate, inf on the line.
+    iterations : steps of expectation maximisation.
+    """
     starts = [equal_components(*far_points(key, w, weights, len(known.logweights), period)), known]
     return best_fit(starts, w, weights, w, weights, period, iterations)
 
 
-def choose_components(key, w, held, sizes, period, iterations):
-    """Fit as many Gaussians to rows w (n, d) as `sizes` says, largest first, and keep those that make the `held` rows likeliest.
+def choose_components(key: Array, w: Array, held: Array, sizes: Sequence[int], period: Array, iterations: int) -> Components:
+    """Fit mixtures of several numbers of Gaussians to rows, and keep the one that makes rows held out likeliest.
 
     Where rows are few for a covariance, its density is noisy: in ten dimensions six components may be better than 24.
+
+    Parameters
+    ----------
+    key : random key.
+    w : (n, d) rows.
+    held : (m, d) rows held out of the fit.
+    sizes : numbers of Gaussians that are tried, largest first.
+    period : (d,) period of each coordinate, inf on the line.
+    iterations : steps of expectation maximisation.
     """
     weights = jnp.ones(len(w), w.dtype)
     centres, spread = far_points(key, w, weights, sizes[0], period)
@@ -229,8 +342,15 @@ def choose_components(key, w, held, sizes, period, iterations):
     return best_fit(starts, w, weights, held, jnp.ones(len(held), w.dtype), period, iterations)
 
 
-def rescaled(base, shift, scale, old_scale):
-    """Express components in new whitened coordinates; shift is the old origin minus the new one."""
+def rescaled(base: Components, shift: Array, scale: Array, old_scale: Array) -> Components:
+    """Express components in new whitened coordinates.
+
+    Parameters
+    ----------
+    base : the components.
+    shift : (d,) the old origin minus the new one, in internal coordinates.
+    scale, old_scale : (d, d) lower triangular matrices of the new and the old whitening.
+    """
     solve = jax.scipy.linalg.solve_triangular
     means = solve(scale, (shift + base.means @ old_scale.T).T, lower=True).T
     factors = solve(jnp.broadcast_to(scale, base.factors.shape), old_scale @ base.factors, lower=True)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fusions.numerics import normal_from, uniforms
+from fusions.types import Array
 
 PRECISION = "float32"  # a learned field needs no more, whatever the precision of the points
 
@@ -33,7 +34,7 @@ class VelocityField(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, features, t):
+    def __call__(self, features: Array, t: Array) -> Array:
         """Compute the velocity (n, d) at features (n, f) and times t (n,)."""
         time = jnp.stack([2 * t - 1, jnp.sin(jnp.pi * t), jnp.cos(jnp.pi * t)], axis=-1)
         h = jnp.concatenate([features, time], axis=-1)
@@ -55,8 +56,15 @@ class Network(NamedTuple):
     apply: Callable
 
 
-def make_network(n_features, dim, width, depth):
-    """Make the `Network` of a `VelocityField`."""
+def make_network(n_features: int, dim: int, width: int, depth: int) -> Network:
+    """Make the `Network` of a `VelocityField`.
+
+    Parameters
+    ----------
+    n_features : number of inputs f beside the time.
+    dim : number of outputs d.
+    width, depth : units per hidden layer, number of hidden layers.
+    """
 
     def net(dtype):
         return VelocityField(dim, width, depth, dtype)

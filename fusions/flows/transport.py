@@ -1,12 +1,24 @@
 """Transport along the velocity field with its log-determinant (the only file that knows diffrax)."""
 
+from collections.abc import Callable
+
 import diffrax
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from fusions.types import Array
 
 
-def with_divergence(velocity, w, most=None):
-    """Evaluate the velocity (n, d) and its divergence (n,) by d forward-mode products, at most `most` of them at once."""
+def with_divergence(velocity: Callable[[Array], Array], w: Array, most: int | None = None) -> tuple[Array, Array]:
+    """Evaluate a velocity (n, d) and its divergence (n,) by d forward-mode products.
+
+    Parameters
+    ----------
+    velocity : function w (n, d) -> (n, d), each row on its own.
+    w : (n, d) points.
+    most : products that are computed at once, or None for all.
+    """
     v, jvp = jax.linearize(velocity, w)
     d = w.shape[1]
     basis = jnp.broadcast_to(jnp.eye(d, dtype=w.dtype)[:, None], (d, *w.shape))
@@ -14,8 +26,16 @@ def with_divergence(velocity, w, most=None):
     return v, jnp.einsum("ini->n", columns)
 
 
-def transport(velocity, w, *, steps, backward=False, divergence=True, most=None):
-    """Solve dy/dt = v(w, t) with its divergence by Tsitouras' 5th order method at constant steps.
+def transport(
+    velocity: Callable[[Array, Array], Array],
+    w: Array,
+    *,
+    steps: int,
+    backward: ArrayLike = False,
+    divergence: bool = True,
+    most: int | None = None,
+) -> tuple[Array, Array]:
+    """Solve dw/dt = v(w, t) with its divergence by Tsitouras' 5th order method at constant steps.
 
     The whole batch shares the steps, so no row waits for a slower one.
 
@@ -31,7 +51,7 @@ def transport(velocity, w, *, steps, backward=False, divergence=True, most=None)
     Returns
     -------
     w : (n, d) end points.
-    logdet : (n,) integral of the divergence from t = 0 to t = 1 along the path, ln|dy(1)/dy(0)|.
+    logdet : (n,) integral of the divergence from t = 0 to t = 1 along the path, ln|dw(1)/dw(0)|.
     """
     sign = jnp.where(backward, -1, 1).astype(w.dtype)
 
@@ -56,8 +76,8 @@ def transport(velocity, w, *, steps, backward=False, divergence=True, most=None)
     return solution.ys[0][0], sign * solution.ys[1][0]
 
 
-def trajectory(velocity, w, times, *, steps):
-    """Solve dy/dt = v(w, t) from t = 0 to t = 1 and look at the points on the way.
+def trajectory(velocity: Callable[[Array, Array], Array], w: Array, times: Array, *, steps: int) -> Array:
+    """Solve dw/dt = v(w, t) from t = 0 to t = 1 and look at the points on the way.
 
     Parameters
     ----------
@@ -70,14 +90,19 @@ def trajectory(velocity, w, times, *, steps):
     -------
     (m, n, d) points at these times, interpolated between steps.
     """
+
+    def field(t, w, args):
+        del args
+        return velocity(w, t)
+
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda t, w, args: velocity(w, t)),
+        diffrax.ODETerm(field),
         diffrax.Tsit5(),
         0.0,
         1.0,
         1.0 / steps,
         w,
-        saveat=diffrax.SaveAt(ts=times),
+        saveat=diffrax.SaveAt(ts=jnp.asarray(times)),
         max_steps=steps + 1,
         throw=False,
     )

@@ -5,6 +5,7 @@ coordinates of a `Space`. What a kernel has learned (flow, covariance, ensemble 
 on a `Population` between walks, never inside one, and must not depend on the chains they then move.
 """
 
+from collections.abc import Sequence
 from numbers import Integral
 from typing import Any, NamedTuple, Protocol
 
@@ -14,7 +15,7 @@ from fusions.errors import OptionError
 from fusions.types import Array, Population, Walkers
 
 
-def check_counts(settings, *names):
+def check_counts(settings: Any, *names: str) -> None:
     """Raise an error unless the named settings are positive integers."""
     for name in names:
         value = getattr(settings, name)
@@ -23,12 +24,12 @@ def check_counts(settings, *names):
             raise OptionError(f"Expected {name} of {what} to be a positive integer, got {value!r}. Type kernels.{what}({name}=1).")
 
 
-def is_settings(value):
+def is_settings(value: Any) -> bool:
     """Tell whether a value is settings of a kernel or a flow, not their class."""
     return hasattr(value, "build") and not isinstance(value, type)
 
 
-def check_kernels(kernels):
+def check_kernels(kernels: Sequence[Any]) -> None:
     """Raise an error unless all of a sequence are kernels' settings."""
     if not kernels or not all(map(is_settings, kernels)):
         raise OptionError(f"Expected a non-empty sequence of kernels, got {kernels!r}. Type kernels.Cycle((kernels.HitAndRun(),)).")
@@ -77,28 +78,28 @@ class Start(Protocol):
 class Propose(Protocol):
     """Propose a move of each chain."""
 
-    def __call__(self, key: Array, state: Any) -> tuple[Any, Array, Array]:
+    def __call__(self, key: Array, state: Any, /) -> tuple[Any, Array, Array]:
         """Return the state, x (c, d), wanted (c,); only rows wanted cost a likelihood call."""
 
 
 class Accept(Protocol):
     """Accept the moves to points above the contour."""
 
-    def __call__(self, state: Any, above: Array) -> tuple[Any, Array]:
+    def __call__(self, state: Any, above: Array, /) -> tuple[Any, Array]:
         """Return the state and accepted (c,); above (c,) = wanted and log L > threshold."""
 
 
 class Done(Protocol):
     """Tell which chains have finished."""
 
-    def __call__(self, state: Any) -> Array:
+    def __call__(self, state: Any, /) -> Array:
         """Return (c,) flags."""
 
 
 class Finish(Protocol):
     """End a walk, or look at it on the way."""
 
-    def __call__(self, state: Any) -> tuple[Array, Any]:
+    def __call__(self, state: Any, /) -> tuple[Array, Any]:
         """Return x (c, d) and a `KernelInfo`, or a tuple of them for kernels that are combined."""
 
 
@@ -114,6 +115,6 @@ class Kernel(NamedTuple):
     finish: Finish
 
 
-def walk_length(n_moves, walk_scale):
+def walk_length(n_moves: Any, walk_scale: Array) -> Array:
     """Return the number of moves () of a walk: `n_moves` times the scale, at least one."""
     return jnp.maximum(jnp.round(n_moves * walk_scale), 1).astype(jnp.int32)

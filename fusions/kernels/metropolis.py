@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fusions.kernels.base import KernelInfo, walk_length
-from fusions.types import Array
+from fusions.types import Array, Walkers
 
 
 class Moves(NamedTuple):
@@ -35,22 +35,45 @@ class Moves(NamedTuple):
     n_accepted: Array
 
 
-def start(params, place, logw, walkers, n_moves) -> Moves:
-    """Begin a walk of `n_moves` times the walkers' scale."""
+def start(params: Any, place: dict, logw: Array, walkers: Walkers, n_moves: Any) -> Moves:
+    """Begin a walk.
+
+    Parameters
+    ----------
+    params, place, logw : of the `Moves`.
+    walkers : where chains start, and the scale of the walk's length.
+    n_moves : () moves at a scale of 1.
+    """
     zero = jnp.zeros((), jnp.int32)
-    return Moves(params, place, logw, place, logw, walkers.active, walk_length(n_moves, walkers.walk_scale), zero, zero, zero)
+    return Moves(
+        params=params,
+        place=place,
+        logw=logw,
+        new=place,
+        new_logw=logw,
+        active=walkers.active,
+        length=walk_length(n_moves, walkers.walk_scale),
+        step=zero,
+        n_passed=zero,
+        n_accepted=zero,
+    )
 
 
-def offer(u, s, place, logw, log_ratio):
-    """Test proposals by the Metropolis-Hastings ratio (c,), all but the likelihood; return (state, x, wanted) as `Kernel.propose` does.
+def offer(u: Array, s: Moves, place: dict, logw: Array, log_ratio: Array) -> tuple[Moves, Array, Array]:
+    """Test proposals by the Metropolis-Hastings ratio, all but the likelihood; return (state, x, wanted) as `Kernel.propose` does.
 
-    The numbers u (c,) are uniform between 0 and 1.
+    Parameters
+    ----------
+    u : (c,) numbers uniform between 0 and 1.
+    s : the chains.
+    place, logw : of the proposals, as in `Moves`.
+    log_ratio : (c,) ln of the ratio.
     """
     wanted = s.active & (s.step < s.length) & (jnp.log(u) < log_ratio)
     return s._replace(new=place, new_logw=logw, n_passed=s.n_passed + jnp.sum(wanted, dtype=jnp.int32)), place["x"], wanted
 
 
-def accept(s, above):
+def accept(s: Moves, above: Array) -> tuple[Moves, Array]:
     """Move the chains whose proposal is above the contour."""
 
     def moved(new, old):
@@ -62,12 +85,18 @@ def accept(s, above):
     ), above
 
 
-def done(s):
+def done(s: Moves) -> Array:
     """Tell which chains have finished."""
     return (s.step >= s.length) | ~s.active
 
 
-def report(s, loss=jnp.nan, scale=jnp.nan, skill=jnp.nan):
-    """End a walk: return (x, `KernelInfo`)."""
+def report(s: Moves, loss: Any = jnp.nan, scale: Any = jnp.nan, skill: Any = jnp.nan) -> tuple[Array, KernelInfo]:
+    """End a walk: return where the chains are, x (c, d), and what it was like.
+
+    Parameters
+    ----------
+    s : the chains.
+    loss, scale, skill : () of the `KernelInfo`.
+    """
     moves, dtype = jnp.sum(s.active) * s.step, s.logw.dtype
     return s.place["x"], KernelInfo(s.n_accepted / moves, s.n_passed / moves, *(jnp.asarray(v, dtype) for v in (loss, scale, skill)))

@@ -1,13 +1,14 @@
 """Random-walk Metropolis with the covariance of the live points."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
 from fusions.kernels.base import Kernel, check_counts
 from fusions.kernels.metropolis import accept, done, offer, report, start
 from fusions.numerics import least_width, normal_from, uniforms
+from fusions.types import Array, Population, Space
 
 TARGET_ACCEPTANCE = 0.25
 
@@ -15,11 +16,11 @@ TARGET_ACCEPTANCE = 0.25
 class WalkParams(NamedTuple):
     """Covariance factor (d, d) of the population and the step size in its units."""
 
-    factor: Any
-    scale: Any
+    factor: Array
+    scale: Array
 
 
-def spread(population, space):
+def spread(population: Population, space: Space) -> Array:
     """Compute a Cholesky factor (d, d) of the population's covariance about its (circular) mean, with a small floor."""
     p = population.weights / jnp.sum(population.weights)
     mean = p @ population.x
