@@ -373,9 +373,8 @@ class Session:
 
 
 def _kernel_report(info):
-    """Average acceptance, held-out loss, scale and skill of the first kernel that reports them."""
-    reports = jax.tree.leaves(info, is_leaf=lambda leaf: hasattr(leaf, "accepted"))
-    first = reports[:: max(len(reports) // 2, 1)]
+    """Average acceptance, held-out loss, scale and skill of the first kernel over both halves."""
+    first = [half.reports()[0] for half in info]
     return {
         name: float(np.mean([getattr(r, field) for r in first]))
         for name, field in (("acceptance", "accepted"), ("loss", "loss"), ("scale", "scale"), ("skill", "skill"))

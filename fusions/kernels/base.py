@@ -53,6 +53,25 @@ class KernelInfo(NamedTuple):
     scale: Array
     skill: Array
 
+    def reports(self) -> list["KernelInfo"]:
+        """List the reports of single kernels."""
+        return [self]
+
+
+class CycleInfo(NamedTuple):
+    """What a walk of several kernels reports.
+
+    Attributes
+    ----------
+    parts : the report of each, a `KernelInfo` or a `CycleInfo`.
+    """
+
+    parts: tuple
+
+    def reports(self) -> list[KernelInfo]:
+        """List the reports of single kernels."""
+        return [report for part in self.parts for report in part.reports()]
+
 
 class InitParams(Protocol):
     """Make what a kernel knows before it has learned."""
@@ -100,7 +119,7 @@ class Finish(Protocol):
     """End a walk, or look at it on the way."""
 
     def __call__(self, state: Any, /) -> tuple[Array, Any]:
-        """Return x (c, d) and a `KernelInfo`, or a tuple of them for kernels that are combined."""
+        """Return x (c, d) and a `KernelInfo`, or a `CycleInfo` of kernels that are combined."""
 
 
 class Kernel(NamedTuple):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fusions.kernels.base import Kernel, check_kernels
+from fusions.kernels.base import CycleInfo, Kernel, check_kernels
 from fusions.types import Array, Walkers
 
 
@@ -91,9 +91,9 @@ def sequence(kernels) -> Kernel:
         keys = jax.random.split(key, len(kernels))
         return tuple(kernel.init_params(k, population) for kernel, k in zip(kernels, keys, strict=True))
 
-    def tune(key, population, params, infos):
-        rows = zip(kernels, jax.random.split(key, len(kernels)), params, infos, strict=True)
-        return tuple(kernel.tune(k, population, p, info) for kernel, k, p, info in rows)
+    def tune(key, population, params, info):
+        rows = zip(kernels, jax.random.split(key, len(kernels)), params, info.parts, strict=True)
+        return tuple(kernel.tune(k, population, p, part) for kernel, k, p, part in rows)
 
     def init(key, params, walkers):
         k_init, k_later = jax.random.split(key)
@@ -116,7 +116,7 @@ def sequence(kernels) -> Kernel:
         return s.ended & (s.stage >= len(kernels) - 1)
 
     def finish(s):
-        return s.walkers.x, tuple(kernel.finish(state)[1] for kernel, state in zip(kernels, s.states, strict=True))
+        return s.walkers.x, CycleInfo(tuple(kernel.finish(state)[1] for kernel, state in zip(kernels, s.states, strict=True)))
 
     return Kernel(init_params, tune, init, propose, accept, done, finish)
 

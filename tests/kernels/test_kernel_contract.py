@@ -199,7 +199,7 @@ def test_dtype_and_shapes(name, where, dtype):
     assert signature(proposed) == signature(accepted_state) == signature(state)
     assert signature(x_new) == ((n, 2), np.dtype(dtype))
     assert signature((wanted, accepted, done)) == (((n,), np.dtype(bool)),) * 3
-    infos = info if type(info) is tuple else (info,)
+    infos = info.reports()
     assert all(isinstance(i, KernelInfo) for i in infos)
     assert all(a.shape == () and jnp.issubdtype(a.dtype, jnp.floating) for a in jax.tree.leaves(infos))
 
@@ -232,7 +232,7 @@ def test_bad_flow_is_only_slower(name, where):
     walkers = batch(where, walk_scale=3.0)
     good = c.fused(jax.random.key(21), c.params, walkers, THRESHOLD[where])
     bad = c.fused(jax.random.key(21), params, walkers, THRESHOLD[where])
-    first = lambda info: info[0] if type(info) is tuple else info  # noqa: E731
+    first = lambda info: info.reports()[0]  # noqa: E731
     assert float(first(bad.info).accepted) < 0.75 * float(first(good.info).accepted)
     assert bad.moved.mean() > 0.1
     assert np.all(np.abs(scores(where, bad.x)) < SIGMAS), scores(where, bad.x)

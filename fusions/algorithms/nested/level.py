@@ -135,7 +135,7 @@ def least_walk_scale(n_live, schedule, skill):
 
 def skill_of(info):
     """Average how far the kernels' flows have learned; 1 where there is none."""
-    skills = [report.skill for report in jax.tree.leaves(info, is_leaf=lambda leaf: hasattr(leaf, "skill"))]
+    skills = [report.skill for half in info for report in half.reports()]
     known = [float(value) for value in skills if not np.isnan(value)]
     return float(np.mean(known)) if known else 1.0
 
