@@ -6,6 +6,7 @@ import hashlib
 import math
 import re
 import types
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -15,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_batching import custom_vmap
 from jax.extend.core import ClosedJaxpr
+
+from fusions.types import Array
 
 PRECISIONS = ("double", "single")
 ADDRESS = r" at 0x[0-9a-f]+"  # in the text of a program that calls functions
@@ -26,7 +29,7 @@ CALLBACK_BYTES = 65_536  # of rows handed to the host at once; over 100 kB JAX c
 
 
 @contextlib.contextmanager
-def precision_of(name):
+def precision_of(name: str):
     """Let JAX compute in "double" or "single" precision for a while, in this thread alone, whatever the user's x64 flag says."""
     token = _precision.set(name)
     try:
@@ -36,7 +39,7 @@ def precision_of(name):
         _precision.reset(token)
 
 
-def in_double(function):
+def in_double(function: Callable):
     """Let a function compute in double precision, or in that of the call of ours that goes on; to its user it returns NumPy arrays.
 
     Inside of a user's own JAX transformation it computes in the dtype of what it is given.
@@ -52,7 +55,7 @@ def in_double(function):
     return wrapped
 
 
-def identity_of(function):
+def identity_of(function: Callable):
     """Return what tells a function from others: methods and partials are the same if what they are made of is."""
     if isinstance(function, types.MethodType):
         return id(function.__self__), function.__func__
@@ -71,21 +74,21 @@ def _identity(value):
     return type(value), value
 
 
-def programs_within(jaxpr):
+def programs_within(jaxpr: Any):
     """List the closed programs within a program of JAX, such as those of jit and of loops."""
     for equation in jaxpr.eqns:
         for value in equation.params.values():
             yield from (part for part in (value if isinstance(value, (tuple, list)) else [value]) if isinstance(part, ClosedJaxpr))
 
 
-def constants_of(closed):
+def constants_of(closed: Any):
     """List the arrays that a program of JAX and those within it close over."""
     yield from closed.consts
     for part in programs_within(closed.jaxpr):
         yield from constants_of(part)
 
 
-def digest_of(closed):
+def digest_of(closed: Any):
     """Return a digest of the text of a program of JAX and of the arrays that it closes over; of functions it has the names alone."""
     digest = hashlib.sha256(re.sub(ADDRESS, "", str(closed.jaxpr)).encode())
     for value in constants_of(closed):
@@ -93,12 +96,12 @@ def digest_of(closed):
     return digest.hexdigest()
 
 
-def least_width(dtype):
+def least_width(dtype: Any):
     """Return the least width of anything, relative to its position, that numbers of a type tell."""
     return 8 * float(np.finfo(dtype).eps)
 
 
-def in_chunks(function, x, size):
+def in_chunks(function: Callable, x: Array, size: int):
     """Apply a function of rows (n, d) in chunks of one shape, the last one padded, so that it compiles once.
 
     Yields
@@ -111,7 +114,7 @@ def in_chunks(function, x, size):
         yield tuple(column[: len(rows)] for column in function(padded))
 
 
-def logsumexp(a, axis=None):
+def logsumexp(a: Any, axis: Any = None):
     """Compute ln(sum(exp(a))) without overflow; -inf where all entries are -inf."""
     a = np.asarray(a, np.float64)
     top = np.max(a, axis=axis, keepdims=True)
@@ -121,19 +124,19 @@ def logsumexp(a, axis=None):
     return out.item() if axis is None else np.squeeze(out, axis=axis)
 
 
-def normalised(logw):
+def normalised(logw: np.ndarray):
     """Normalise log weights (N,)."""
     return logw - logsumexp(logw)
 
 
-def effective_sample_size(logw):
+def effective_sample_size(logw: np.ndarray):
     """Compute Kish's effective sample size (sum w)^2 / sum w^2 of log weights (N,)."""
     logw = np.asarray(logw, np.float64)
     w = np.exp(logw - np.max(logw))  # divided by the largest: equal weights give N exactly
     return float(np.sum(w) ** 2 / np.sum(w**2))
 
 
-def weighted_moments(x, logw):
+def weighted_moments(x: Array, logw: np.ndarray):
     """Compute the mean and the standard deviation of each column of x (n, m), both (m,), without a weighted copy.
 
     Parameters
@@ -151,13 +154,13 @@ def weighted_moments(x, logw):
     return centre + shift, np.sqrt(var)
 
 
-def on_circles(x, periodic):
+def on_circles(x: Array, periodic: Any):
     """Replace each angle of x (..., d) by its cosine and sine, after the other coordinates."""
     angle = np.asarray(periodic, bool)
     return np.concatenate([x[..., ~angle], np.cos(x[..., angle]), np.sin(x[..., angle])], axis=-1)
 
 
-def systematic_resample(rng, logw, n):
+def systematic_resample(rng: np.random.Generator, logw: np.ndarray, n: int):
     """Draw n indices with probability proportional to exp(logw), one uniform for all (low variance)."""
     p = np.exp(normalised(np.asarray(logw, np.float64)))
     edges = np.cumsum(p)
@@ -165,12 +168,12 @@ def systematic_resample(rng, logw, n):
     return np.minimum(np.searchsorted(edges, points * edges[-1], side="right"), len(p) - 1)
 
 
-def pick_rows(points, edges):
+def pick_rows(points: Array, edges: Array):
     """Turn points in [0, 1) into row indices with probabilities given by cumulated weights `edges` (m,); inside jit."""
     return jnp.clip(jnp.searchsorted(edges, points * edges[-1], side="right"), 0, len(edges) - 1)
 
 
-def scattered(u, n):
+def scattered(u: Array, n: int):
     """Scatter n points evenly over [0, 1), neighbours in the list far apart; u (), uniform, makes each of them uniform.
 
     A Kronecker sequence of the golden ratio with a random shift: points and their place in the list fill the square evenly too.
@@ -178,17 +181,17 @@ def scattered(u, n):
     return (u + GOLDEN * jnp.arange(n, dtype=u.dtype)) % 1
 
 
-def keys_of(key, n):
+def keys_of(key: Array, n: int):
     """Make n keys of one, outside of jit: by the one program that makes any number of them."""
     return [jax.random.fold_in(key, i) for i in range(n)]
 
 
-def generator_of(key):
+def generator_of(key: Array):
     """Make a NumPy generator of a random key, for a function that draws on the host."""
     return np.random.default_rng(np.asarray(jax.random.key_data(key)))
 
 
-def drawn(draw, key, shape, *args, **options):
+def drawn(draw: Callable, key: Array, shape: Any, *args, **options):
     """Return what draw(key, shape, ...) of `jax.random` gives, drawn as one row.
 
     The numbers are the same, but XLA on CPUs takes a second less to compile it than for rows of ten numbers or so.
@@ -196,7 +199,7 @@ def drawn(draw, key, shape, *args, **options):
     return draw(key, (math.prod(shape),), *args, **options).reshape(shape)
 
 
-def uniforms(key, dtype, *shapes):
+def uniforms(key: Array, dtype: Any, *shapes):
     """Draw arrays of uniform numbers between 0 and 1, both excluded, for use inside jit.
 
     All come from one row of numbers: XLA takes a sixth of a second to compile each draw, and longer for rows of ten numbers or so.
@@ -206,19 +209,19 @@ def uniforms(key, dtype, *shapes):
     return [part.reshape(shape) for part, shape in zip(jnp.split(row, ends[:-1]), shapes, strict=True)]
 
 
-def normal_from(pair):
+def normal_from(pair: Array):
     """Turn uniform numbers (2, ...) into normal ones (...) (Box & Muller 1958, doi:10.1214/aoms/1177706645)."""
     return jnp.sqrt(-2 * jnp.log(pair[0])) * jnp.cos(2 * np.pi * pair[1])
 
 
-def pick_columns(u, logits):
+def pick_columns(u: Array, logits: Array):
     """Pick a column for each row of logits (..., k), which need not be normalised, from uniform numbers u (...); returns (...)."""
     p = jax.nn.softmax(logits, axis=-1)
     edges = p @ jnp.triu(jnp.ones((p.shape[-1],) * 2, p.dtype))
     return jnp.sum(edges[..., :-1] < u[..., None] * edges[..., -1:], axis=-1)
 
 
-def on_host(function, row, dtype):
+def on_host(function: Callable, row: Any, dtype: Any):
     """Return function(row), a scalar of `dtype`, from inside JAX code; under vmap, block by block of rows.
 
     Parameters

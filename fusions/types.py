@@ -13,7 +13,7 @@ from fusions.parallel.sharding import ALONE, Layout
 Array = jax.Array | np.ndarray
 
 
-def turned(angle):
+def turned(angle: Any):
     """Bring angles, on the host or inside jit, into [-pi, pi)."""
     return (angle + np.pi) % (2 * np.pi) - np.pi
 

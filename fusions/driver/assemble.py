@@ -1,15 +1,22 @@
 """Assemble the Result of a run from what was computed."""
 
 import functools
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
 import jax
 import numpy as np
 
+from fusions.algorithms.nested.level import Nested
+from fusions.algorithms.refine.phase import Refined
+from fusions.algorithms.refine.settings import Refine
 from fusions.driver.redraw import Source, flow_arrays
 from fusions.driver.snapshot import path_of
+from fusions.errors import Status
+from fusions.evidence.ledger import Ledger, Particles
 from fusions.evidence.refinement import ChainsReport, FindReport, Refinement, RoundReport
 from fusions.model.likelihood import theta_of
+from fusions.model.problem import Problem
 from fusions.results.result import Result
 
 PACKAGES = ("fusions", "jax", "flax", "optax", "diffrax", "numpy")
@@ -17,7 +24,7 @@ IDLE = 0.5  # skill of a flow below which the summary says so
 
 
 @functools.cache
-def version_of(name):
+def version_of(name: str):
     """Return the version of an installed package."""
     try:
         return version(name)
@@ -25,7 +32,7 @@ def version_of(name):
         return "unknown"
 
 
-def assemble(problem, ledger, live, status, **fields):
+def assemble(problem: Problem, ledger: Ledger, live: Particles, status: Status, **fields):
     """Make the Result of the dead in a ledger and the live Particles.
 
     Parameters
@@ -41,7 +48,7 @@ def assemble(problem, ledger, live, status, **fields):
     return Result(
         names=problem.names,
         n_params=len(problem.prior.names),
-        labels=dict(problem.labels),
+        labels=dict(problem.labels or {}),
         theta=theta_of(problem, ledger.parts(live, "x"), blobs),
         logL=ledger.joined(live, "logL"),
         logL_birth=ledger.joined(live, "logL_birth"),
@@ -55,7 +62,7 @@ def assemble(problem, ledger, live, status, **fields):
     )
 
 
-def facts_of(problem, key, settings):
+def facts_of(problem: Problem, key: int, settings: Nested):
     """Return the JSON-able facts that a Result keeps of a run, but warnings.
 
     Parameters
@@ -68,14 +75,14 @@ def facts_of(problem, key, settings):
     }  # fmt: skip
 
 
-def idle_notes(trace):
+def idle_notes(trace: dict):
     """Say at how many levels the flow had learned nothing."""
     idle, n_levels = int(np.sum(trace["skill"] < IDLE)), len(trace["skill"])
     text = f"The flow had learned nothing at {idle} of {n_levels} levels; walks were lengthened there and rely on slice moves."
     return [text] if idle else []
 
 
-def refined_fields(found, problem, settings, leave, n_calls):
+def refined_fields(found: Refined, problem: Problem, settings: Refine, leave: Callable, n_calls: int):
     """Turn what the refine phase found into fields of a Result; where a constraint cuts the prior, its norm adds an error.
 
     Parameters

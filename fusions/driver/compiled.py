@@ -9,17 +9,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fusions.algorithms.nested.level import Nested
 from fusions.algorithms.refine.chains import GRADIENT_CALLS
 from fusions.algorithms.refine.draws import RefineFunctions, RefineSpace
-from fusions.algorithms.refine.settings import BATCH
+from fusions.algorithms.refine.settings import BATCH, Refine
 from fusions.flows.defensive import has_velocity
 from fusions.kernels.base import Kernel
 from fusions.kernels.hamiltonian import differentiable, make_trajectory
 from fusions.kernels.walk import Steps, fused, hosted, steps_of
 from fusions.model.bounded import with_edges
 from fusions.model.likelihood import Evaluator, make_evaluator, reject_invalid
+from fusions.model.problem import Problem
 from fusions.parallel.sharding import ALONE, Layout
-from fusions.types import Population, Walkers
+from fusions.types import Budget, Population, Walkers
 
 SHAPES = 6  # kinds of problems whose programs are kept: those of one take about 5,000 memory maps, and Linux gives a process 65,530
 PROBLEMS = 8  # of which the programs with their likelihood are kept
@@ -39,10 +41,11 @@ def clear_cache():
 class Counted:
     """Compiles functions in a `Layout`, and counts how often each is traced."""
 
-    def __init__(self, layout):
-        self.layout, self.traces = layout, Counter()
+    def __init__(self, layout: Layout):
+        self.layout = layout
+        self.traces: Counter = Counter()
 
-    def __call__(self, name, function):
+    def __call__(self, name: str, function: Callable):
         """Return a function under jit, under a name."""
 
         def run(*args):
@@ -134,13 +137,13 @@ class Engine(NamedTuple):
     traces: Callable
     layout: Layout
 
-    def charging(self, budget):
+    def charging(self, budget: Budget):
         """Return the engine whose likelihood calls a `Budget` is charged with."""
         evaluator = self.evaluator._replace(charge=budget.charge)
         return self._replace(evaluator=evaluator, walk=lambda *args: self.walk(*args, budget.charge))
 
 
-def make_engine(problem, settings, layout=ALONE):
+def make_engine(problem: Problem, settings: Nested, layout: Layout = ALONE):
     """Build the compiled functions of a `Problem` with the settings of an algorithm, once per `Layout`; problems of a form share them."""
     engine = _engine(problem.form(), problem.program(), settings.kernel, layout, jnp.result_type(float))
     if not problem.arrays:
@@ -170,7 +173,7 @@ def _space(problem, layout):
     return problem.space()._replace(layout=layout, n_blobs=0)
 
 
-def make_functions(problem, settings, layout=ALONE):
+def make_functions(problem: Problem, settings: Refine, layout: Layout = ALONE):
     """Build the compiled functions of a `Problem` with the settings of a refine phase, once per `Layout` and form of a problem.
 
     Returns
@@ -185,7 +188,7 @@ def make_functions(problem, settings, layout=ALONE):
     return functions, traces
 
 
-def charging(functions, budget):
+def charging(functions: RefineFunctions, budget: Budget):
     """Return `RefineFunctions` whose likelihood calls a `Budget` is charged with, and whose target returns them no more."""
 
     def target(u):

@@ -21,6 +21,7 @@ from fusions.numerics import in_double
 from fusions.parallel.tasks import RATIO, Shifted
 from fusions.priors.blocks import Block
 from fusions.priors.prior import Prior
+from fusions.results.result import Result
 
 BATCHES = 16  # of draws of the flows that the Gaussians are fitted to
 COMPONENTS = 24
@@ -37,7 +38,7 @@ class Frame(NamedTuple):
 
 
 @in_double
-def hot_start(problem, result, *, key=0):
+def hot_start(problem: Problem, result: Result, *, key: int = 0):
     """Prepare a slightly changed problem to be run from where the posterior of an earlier run was.
 
     The prior that is returned is a mixture: a fifth of the problem's own, the rest Gaussians fitted to draws of the earlier run's flows,
@@ -86,8 +87,9 @@ def hot_start(problem, result, *, key=0):
         (*prior.names, RATIO), prior.dim, partial(_theta, prior, log_ratio if prior.theta_traceable else jax.jit(log_ratio)), "hot_start",
         prior.periodic, prior.theta_traceable, partial(_draw, prior, space, near), log_prob, prior.traceable,
     )  # fmt: skip
+    shifted: Any = Shifted(problem.loglikelihood, problem.array, bool(problem.blobs))
     return Problem(
-        Prior(block), Shifted(problem.loglikelihood, problem.array, bool(problem.blobs)), labels=problem.labels, blobs=problem.blobs,
+        Prior(block), shifted, labels=problem.labels, blobs=problem.blobs,
         array=problem.array, vectorized=problem.vectorized, traceable=problem.traceable, noisy=problem.noisy, data=problem.data,
     )  # fmt: skip
 

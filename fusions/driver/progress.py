@@ -35,7 +35,7 @@ class Snapshot(NamedTuple):
 class Bar:
     """A tqdm bar in a terminal or notebook; silent if `shown` is False."""
 
-    def __init__(self, *, shown):
+    def __init__(self, *, shown: bool):
         """Open the bar."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a notebook without widgets gets the bar as text
@@ -51,12 +51,12 @@ class Bar:
         """Close the bar."""
         self._bar.close()
 
-    def note(self, text):
+    def note(self, text: str):
         """Show a line above the bar."""
         if not self._bar.disable:
             self._bar.write(text, file=sys.stderr)
 
-    def update(self, snapshot):
+    def update(self, snapshot: Snapshot):
         """Show a snapshot."""
         share = np.exp(min(snapshot.log_remaining, 0.0))
         self._bar.set_description_str(f"ln Z {snapshot.logZ:.2f} | remaining {share:.2g}", refresh=False)
@@ -64,7 +64,7 @@ class Bar:
         self._bar.set_postfix_str(text, refresh=False)
         self._bar.update(1)
 
-    def refining(self, n_calls):
+    def refining(self, n_calls: int):
         """Show how many likelihood calls were made, in the refine phase."""
         self._bar.set_postfix_str(f"{n_calls:,} calls", refresh=False)
         self._bar.set_description_str("refining")

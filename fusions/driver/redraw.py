@@ -1,7 +1,7 @@
 """More from a finished run: fresh draws from its flows, and more of them for a smaller error."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,6 +16,7 @@ from fusions.model.bounded import with_edges
 from fusions.model.likelihood import theta_of, verified
 from fusions.model.problem import Problem
 from fusions.numerics import generator_of, precision_of
+from fusions.results.result import Result
 from fusions.types import Budget
 
 
@@ -41,7 +42,7 @@ class Source(NamedTuple):
         """Whether the first flow has learned a velocity."""
         return has_velocity(self.first)
 
-    def draw(self, n, key):
+    def draw(self, n: int, key: int):
         """Draw n points: theta (n, m), log importance weights (n,), likelihood calls."""
         budget = Budget()
         with precision_of(self.precision):
@@ -52,7 +53,7 @@ class Source(NamedTuple):
             theta = theta_of(self.problem, [functions.space.leave(draws.u[pick])], draws.blobs[pick])
             return theta, draws.logw[pick], budget.used
 
-    def paths(self, n, times, key):
+    def paths(self, n: int, times: Any, key: int):
         """Follow n draws of the first flow from its base to the posterior: theta (m, n, n_params) at times (m,)."""
         with precision_of(self.precision):
             space, _, leave, *_ = with_edges(self.problem.space(), self.problem.prior.bounded)
@@ -61,10 +62,10 @@ class Source(NamedTuple):
             theta = self.problem.prior.theta_rows(leave(np.asarray(u).reshape(-1, u.shape[-1])))
             return theta.reshape(len(times), n, -1)
 
-    def extend(self, result, n_eff, key):
+    def extend(self, result: Result, n_eff: float, key: int):
         """Return the result with more draws; see `Result.extend`."""
         _refuse_other_data(result, self.problem)
-        before = result.refined
+        before: Any = result.refined
         missing = (n_eff - before.ess) / max(before.ess / before.n_draws, 1e-9)
         if missing <= 0:
             return result
@@ -91,7 +92,7 @@ def _refuse_other_data(result, problem):
         raise OptionError("The data of the problem are not those of this result. Give the problem it was made from, its data unchanged.")
 
 
-def flow_arrays(flows):
+def flow_arrays(flows: Ensemble):
     """Flatten an Ensemble into named arrays that can be saved: "fit0/fold1/shares"."""
     arrays = {}
     for i, pair in enumerate(flows.fits):
@@ -118,7 +119,7 @@ def _ensemble(state, arrays):
     return Ensemble(tuple(tuple(pair) for pair in jax.tree.unflatten(tree, [arrays[name] for name in like])))
 
 
-def attach(result, problem, refine=None):
+def attach(result: Result, problem: Problem, refine: Refine | None = None):
     """Give a loaded result its problem back, so that it can draw again.
 
     Parameters

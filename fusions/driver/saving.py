@@ -4,12 +4,16 @@ import hashlib
 import itertools
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fusions.driver import snapshot
+from fusions.driver.signals import Signals
+from fusions.driver.snapshot import RunState
 from fusions.errors import FileError
+from fusions.evidence.ledger import Particles
 from fusions.results.result import Result
 
 AT_ONCE = 32  # levels that are packed at once: they may take much of the memory
@@ -43,7 +47,7 @@ class Saver:
     trouble : why the last save failed, a sentence, or None.
     """
 
-    def __init__(self, folder, every, identity, signals, progress):
+    def __init__(self, folder: Any, every: float, identity: dict | None, signals: Signals, progress: Callable):
         """Take a folder, and save nothing yet.
 
         Parameters
@@ -55,10 +59,15 @@ class Saver:
         """
         self.folder, self.every, self.identity = folder, every, identity
         self._signals, self._progress = signals, progress
-        self.probe, self.values, self.final, self.trouble = {}, {}, None, None
-        self._unsaved, self._n_saved, self._saved_at, self._written = [], 0, -np.inf, (None, None)
+        self.probe: dict = {}
+        self.values: dict = {}
+        self.final: dict | None = None
+        self.trouble: str | None = None
+        self._unsaved: list = []
+        self._n_saved, self._saved_at = 0, -np.inf
+        self._written: tuple = (None, None)
 
-    def begin(self, live):
+    def begin(self, live: Particles):
         """Note what tells the likelihood at the highest of the live Particles; what an earlier run left in the folder is removed."""
         best = np.argsort(live.logL)[-snapshot.N_PROBES :]
         self.probe = {"x": live.x[best], "logL": live.logL[best]}
@@ -66,7 +75,7 @@ class Saver:
             self.folder.clear()
             self.save()
 
-    def go_on(self, state, facts, probe, values):
+    def go_on(self, state: RunState, facts: dict[str, Any], probe: dict, values: dict):
         """Go on from what the folder holds."""
         self.probe, self.values, self.final = probe, values, facts["final"]
         self._n_saved, self._saved_at, self._written = state.n_blocks, time.perf_counter(), (state, self.final)
@@ -79,7 +88,7 @@ class Saver:
 
     def save(self):
         """Save what the next session needs; a failure is told, and does not end the run."""
-        progress: Any = self._progress()
+        progress = self._progress()
         if self.folder is None or progress is None:
             return
         state = progress.state
@@ -98,7 +107,7 @@ class Saver:
             self.trouble, self._n_saved, self._unsaved, self._written = None, state.n_blocks, [], (state, self.final)
         self._saved_at = time.perf_counter()
 
-    def failed(self, error):
+    def failed(self, error: Any):
         """Tell once that saving fails; it is tried again."""
         text = (
             f"The checkpoint in {self.folder.directory} could not be written ({error.strerror or error}); what was saved before is intact."
@@ -107,7 +116,7 @@ class Saver:
             warnings.warn(text, stacklevel=5)
         self.trouble = text
 
-    def remembered(self, target):
+    def remembered(self, target: Callable):
         """Keep what a likelihood gave for each batch of draws, so that a resumed refine phase need not ask it again."""
         if self.folder is None:
             return target
@@ -123,7 +132,7 @@ class Saver:
 
         return asked_once
 
-    def keep(self, result, final):
+    def keep(self, result: Result, final: dict | None):
         """Save a Result, and the state that it was made from.
 
         Parameters
@@ -141,7 +150,7 @@ class Saver:
         self.save()
         result.info["warnings"].extend([self.trouble] if self.trouble else [])
 
-    def finished(self, final):
+    def finished(self, final: dict | None):
         """Return the Result of an earlier session if it depends on `final`, or None, and what there is to say of it."""
         if self.folder is None or self.final != final:
             return None, []

@@ -11,6 +11,7 @@ import numpy as np
 
 from fusions.algorithms.nested import level as nested
 from fusions.algorithms.nested.initial import begin
+from fusions.algorithms.nested.level import Nested
 from fusions.algorithms.nested.schedule import schedule_for, timed_cost
 from fusions.algorithms.refine import phase
 from fusions.algorithms.refine.settings import LEAST_BUDGET
@@ -26,10 +27,12 @@ from fusions.driver.snapshot import RunState
 from fusions.errors import LikelihoodError, Status
 from fusions.evidence.ledger import Ledger
 from fusions.model.likelihood import reject_invalid
+from fusions.model.problem import Problem
 from fusions.model.resolution import coarse, look_inside, refuse_blind, rounded_constants
 from fusions.numerics import keys_of
 from fusions.parallel.devices import ProcessGroup
 from fusions.parallel.sharding import Layout
+from fusions.types import Budget
 
 ENDS = (None, *Status)  # for processes to agree on
 N_BEST = 8  # live points at which the rounding of log L is looked at
@@ -76,7 +79,7 @@ class Session:
     notes : sentences for the summary.
     """
 
-    def __init__(self, problem, algorithm, refine, key, site, budget):
+    def __init__(self, problem: Problem, algorithm: Nested, refine: Any, key: int, site: Site, budget: Budget):
         """Prepare a run: nothing is computed yet.
 
         Parameters
@@ -91,7 +94,11 @@ class Session:
         self.engine, self.ledger = make_engine(problem, algorithm, site.layout).charging(budget), Ledger()
         self.n_compiled = -self.engine.traces().total()
         self.k_begin, self.k_loop, self.k_refine = keys_of(jax.random.key(key), 3)
-        self.state, self.rate, self.refined, self.cut, self.failure, self.notes = None, 0.0, None, False, None, []
+        self.state: Any = None
+        self.rate, self.cut = 0.0, False
+        self.refined: dict | None = None
+        self.failure: str | None = None
+        self.notes: list[str] = []
         identity = snapshot.identity(problem, algorithm, key) if site.folder is not None else None
         self.saver = Saver(site.folder, site.save_every, identity, site.signals, self._progress)
 
@@ -232,7 +239,7 @@ class Session:
         self._tell([f"Precision is short: {entry}" for entry in new])
         refuse_blind(found)
 
-    def examine(self, status):
+    def examine(self, status: Status):
         """Warn of what the nested run, which has ended, can't see: float32 data, and a plateau that may be one of rounding."""
         live = self.state.nested.live
         best = np.argsort(live.logL)[-N_BEST:]
@@ -255,7 +262,7 @@ class Session:
 
     # The refine phase -------------------------------------------------------------------------------------
 
-    def refine_phase(self, show):
+    def refine_phase(self, show: Callable):
         """Refine a converged run; if it is left early, only the likelihood values at its draws are kept.
 
         Parameters
@@ -283,7 +290,7 @@ class Session:
         if found is not None:
             self.refined = refined_fields(found, self.problem, self.refine, functions.space.leave, self.budget.used - self.state.n_calls)
 
-    def spare(self, error):
+    def spare(self, error: Any):
         """Keep a converged nested run although its refine phase raised an error; resuming tries the phase again.
 
         The processes of a team can't know of an error in another one, unless all of them see the same likelihood values.
@@ -294,8 +301,8 @@ class Session:
         if self.site.signals.received is None:  # else JAX has replaced the exception of a signal
             text = str(error) if isinstance(error, LikelihoodError) else f"{type(error).__name__}: {error}"
             again = " Mend it and make the same call again, which tries the refine phase once more." if self.site.folder is not None else ""
-            self.failure = f"The refine phase failed; ln Z is that of the nested run. {text}{again}"
-            warnings.warn(self.failure, stacklevel=4)
+            self.failure = failure = f"The refine phase failed; ln Z is that of the nested run. {text}{again}"
+            warnings.warn(failure, stacklevel=4)
 
     def _refine_budget(self):
         """Return the likelihood calls that the refine phase may spend."""
@@ -314,7 +321,7 @@ class Session:
         self.cut = True
         return Status.CONVERGED
 
-    def finished(self, status):
+    def finished(self, status: Status):
         """Return the Result of an earlier session if it is final, else None."""
         if self.site.team.size > 1 or not status.complete:
             return None
@@ -322,13 +329,13 @@ class Session:
         self._tell(notes)
         return attach(result, self.problem, self.refine) if result is not None and result.flows else result
 
-    def end(self, status):
+    def end(self, status: Status):
         """Make the Result, and save it and the state that it was made from."""
         result = self.result(status)
         self.saver.keep(result, self._final(status) if status.complete and not self.cut else None)
         return result
 
-    def result(self, status):
+    def result(self, status: Status):
         """Assemble the Result from the ledger and the live points."""
         del self.ledger.blocks[self.state.n_blocks :]
         pool, pool_notes = self.site.workers()

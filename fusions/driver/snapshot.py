@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -10,10 +11,13 @@ import numpy as np
 
 from fusions import __version__
 from fusions.algorithms.nested import level as nested
+from fusions.algorithms.nested.level import Nested
+from fusions.driver.compiled import Engine
 from fusions.errors import CheckpointError
 from fusions.evidence.ledger import Deaths, Particles, merge_blocks, with_names_of_today
 from fusions.evidence.volumes import Running
-from fusions.model.likelihood import describe
+from fusions.model.likelihood import Evaluator, describe
+from fusions.model.problem import Problem
 
 N_PROBES = 4  # points whose likelihood is compared when a run is resumed
 FORMER_OPTIONS = re.compile(r", probes=0, coupling=<function independent>")  # of a flow, in settings before December 2026
@@ -43,7 +47,7 @@ class RunState(NamedTuple):
     passed: float
 
 
-def path_of(problem):
+def path_of(problem: Problem):
     """Name the path that the likelihood takes."""
     return "traced" if problem.traceable else "hosted"
 
@@ -51,7 +55,7 @@ def path_of(problem):
 # Another run ------------------------------------------------------------------------------------------------
 
 
-def identity(problem, algorithm, key):
+def identity(problem: Problem, algorithm: Nested, key: int):
     """Describe a run by what its numbers depend on, {name: text or list}; what only steers its execution, or when it stops, is left out."""
     settings = {field.name: getattr(algorithm, field.name) for field in dataclasses.fields(algorithm) if field.name != "precision"}
     return {
@@ -67,7 +71,7 @@ def identity(problem, algorithm, key):
     }
 
 
-def refuse_other(directory, there, here):
+def refuse_other(directory: str | Path, there: dict, here: dict):
     """Raise an error that names the first difference between two identities."""
     for name, value in here.items():
         before = there.get(name)
@@ -75,7 +79,7 @@ def refuse_other(directory, there, here):
             raise CheckpointError(f"The checkpoint in {directory} is of another run: {name} was {before}, now is {value}. {ADVICE}")
 
 
-def refuse_coarser(directory, passed, before, precision):
+def refuse_coarser(directory: str | Path, passed: float, before: float, precision: float):
     """Raise an error if a run with this precision would have stopped at a mark where the one there, with the precision before, went on."""
     if passed < np.log(precision):
         raise CheckpointError(
@@ -84,7 +88,7 @@ def refuse_coarser(directory, passed, before, precision):
         )
 
 
-def check_likelihood(directory, problem, evaluator, chunk, probe):
+def check_likelihood(directory: str | Path, problem: Problem, evaluator: Evaluator, chunk: int, probe: dict):
     """Compare the likelihood with what it was at a few points when the run began; the calls are not counted."""
     if problem.noisy:
         return
@@ -102,7 +106,7 @@ def check_likelihood(directory, problem, evaluator, chunk, probe):
 # Arrays and JSON ----------------------------------------------------------------------------------------------
 
 
-def pack_mark(mark):
+def pack_mark(mark: RunState):
     """Turn a mark into JSON-able metadata and {name: array}."""
     state = mark.nested
     meta = {
@@ -117,7 +121,7 @@ def pack_mark(mark):
     return meta, arrays
 
 
-def unpack_mark(meta, arrays, engine, n_blocks):
+def unpack_mark(meta: dict[str, Any], arrays: dict[str, Any], engine: Engine, n_blocks: int):
     """Rebuild a mark; an engine tells how what its kernel has learned is laid out.
 
     Parameters
@@ -150,14 +154,14 @@ def _tree(like, arrays, group) -> Any:
     return jax.tree.unflatten(tree, known)
 
 
-def pack_blocks(blocks):
+def pack_blocks(blocks: list):
     """Turn blocks of the ledger into one {name: array} to append."""
     block = merge_blocks(blocks)
     dead = {**block.dead._asdict(), "slot": block.slot, "uniforms": block.uniforms}
     return {**{f"dead/{k}": v for k, v in dead.items()}, **{f"trace/{k}": v for k, v in block.trace.items()}}
 
 
-def unpack_records(records):
+def unpack_records(records: list):
     """Turn what was appended into blocks of the ledger and the target's values at draws of the refine phase, {digest of x: values}."""
     groups = [{name: _group(record, name) for name in ("dead", "trace", "draws")} for record in records]
     blocks, draws = [_block(g["dead"], g["trace"]) for g in groups if g["dead"]], {}

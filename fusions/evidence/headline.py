@@ -1,7 +1,7 @@
 """Which estimate of ln Z a run reports, decided by checks."""
 
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,7 +35,7 @@ class Headline(NamedTuple):
     excess: float = 0.0
 
 
-def choose(volumes, refined, parent_correlation=0.0):
+def choose(volumes: tuple[float, float], refined: Any, parent_correlation: float = 0.0):
     """Choose the headline.
 
     Importance sampling has the smallest error, and is wrong without knowing it where its flows have no mass. Where it disagrees with the

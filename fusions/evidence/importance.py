@@ -24,7 +24,7 @@ class Importance(NamedTuple):
     khat: float
 
 
-def importance(logw):
+def importance(logw: np.ndarray):
     """Estimate ln Z from log weights (n,) of independent draws; -inf where the likelihood or the prior is zero."""
     if not np.any(np.isfinite(logw)):
         return Importance(-np.inf, np.inf, 0.0, np.inf)
@@ -32,7 +32,7 @@ def importance(logw):
     return Importance(logsumexp(logw) - np.log(n), float(np.sqrt(max(1 / ess - 1 / n, 0.0))), ess, pareto_khat(logw))
 
 
-def pareto_khat(logw):
+def pareto_khat(logw: np.ndarray):
     """Fit a generalised Pareto distribution to the largest importance weights and return its shape.
 
     Above `TRUSTED_KHAT` the estimate can't be trusted at practical sample sizes; the fit is that of Zhang & Stephens 2009
@@ -58,7 +58,7 @@ def pareto_khat(logw):
     return float((m * shape + 5) / (m + 10))
 
 
-def bridge(logw_posterior, weights, logw_draws, draw_weights=None):
+def bridge(logw_posterior: np.ndarray, weights: np.ndarray, logw_draws: np.ndarray, draw_weights: np.ndarray | None = None):
     """Estimate ln Z from both posterior points and draws of q by optimal bridge sampling.
 
     Iterates the fixed point of Meng & Wong 1996 (Statistica Sinica 6, 831), eq. 4.1.

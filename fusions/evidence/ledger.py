@@ -1,7 +1,7 @@
 """The growing record of a run on the host: dead points, insertion ranks, history, cost."""
 
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,11 +26,11 @@ class Particles(NamedTuple):
     logL_birth: np.ndarray
     blobs: np.ndarray
 
-    def take(self, index):
+    def take(self, index: np.ndarray):
         """Return the particles at an index (m,) or of flags (n,)."""
         return Particles(*(column[index] for column in self))
 
-    def put(self, index, others):
+    def put(self, index: np.ndarray, others: "Particles"):
         """Return the particles with those at an index (m,) replaced."""
         columns = Particles(*(column.copy() for column in self))
         for column, values in zip(columns, others, strict=True):
@@ -70,7 +70,7 @@ class Ledger:
         self.seconds = dict.fromkeys(("compile", "likelihood", "training", "ode", "refine"), 0.0)
         self._start = time.perf_counter()
 
-    def append(self, dead, slot, uniforms=(), trace=None):
+    def append(self, dead: Particles, slot: np.ndarray, uniforms: Any = (), trace: dict | None = None):
         """Append dead particles, the ranks of their replacements and one level's history, all together.
 
         Parameters
@@ -89,7 +89,7 @@ class Ledger:
         """Return the seconds since the start, earlier sessions included."""
         return time.perf_counter() - self._start
 
-    def wind(self, elapsed):
+    def wind(self, elapsed: float):
         """Set the clock, to go on after earlier sessions."""
         self._start = time.perf_counter() - elapsed
 
@@ -98,15 +98,15 @@ class Ledger:
         total = self.elapsed()
         return {**self.seconds, "rest": total - sum(self.seconds.values()), "total": total}
 
-    def parts(self, live, name):
+    def parts(self, live: Particles, name: str):
         """List a column of the dead block by block, then that of the live Particles."""
         return [*(getattr(block.dead, name) for block in self.blocks), getattr(live, name)]
 
-    def joined(self, live, name):
+    def joined(self, live: Particles, name: str):
         """Return a column of the dead followed by the live Particles."""
         return np.concatenate(self.parts(live, name))
 
-    def points(self, live):
+    def points(self, live: Particles):
         """Return the dead and live Particles as `Points` with their posterior weights."""
         x, logL, logL_birth = (self.joined(live, name) for name in ("x", "logL", "logL_birth"))
         slot = np.concatenate([*(block.slot for block in self.blocks), np.arange(len(live.logL))])
@@ -114,14 +114,15 @@ class Ledger:
         return Points(x, logL, (slot >= len(live.logL) // 2).astype(int), evidence.logw, evidence.logZ)
 
 
-def merge_blocks(blocks):
+def merge_blocks(blocks: list):
     """Join blocks into one."""
     dead = Particles(*map(np.concatenate, zip(*(block.dead for block in blocks), strict=True)))
     names = dict.fromkeys(name for block in blocks for name in block.trace)
     trace = {name: np.concatenate([block.trace[name] for block in blocks if block.trace]) for name in names}
-    return Deaths(dead, *(np.concatenate([getattr(block, name) for block in blocks]) for name in ("slot", "uniforms")), trace)
+    slot, uniforms = (np.concatenate([getattr(block, name) for block in blocks]) for name in ("slot", "uniforms"))
+    return Deaths(dead, slot, uniforms, trace)
 
 
-def with_names_of_today(columns):
+def with_names_of_today(columns: dict[str, Any]):
     """Return {name: value} of a history that may have been written under former names."""
     return {FORMER.get(name, name): value for name, value in columns.items()}

@@ -4,7 +4,7 @@ All arrays are float64 on the host. A ledger is the pair (logL, logL_birth) of N
 marks a draw from the whole prior; -inf marks a replacement of a zero-likelihood point.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,7 +35,7 @@ class Evidence(NamedTuple):
     logX: np.ndarray
 
 
-def death_order(logL, logL_birth):
+def death_order(logL: np.ndarray, logL_birth: np.ndarray):
     """Order the deaths of a ledger and count the points alive at each.
 
     Points of equal log L die one after another, so a plateau of m points among n shrinks the volume
@@ -55,7 +55,7 @@ def death_order(logL, logL_birth):
     return order, born - np.arange(len(logL))
 
 
-def shell_weights(logX):
+def shell_weights(logX: Any):
     """Turn volumes into the prior mass of each point by the trapezoid rule; the masses sum to one.
 
     The shell between two successive deaths is shared equally by its two ends; the first shell
@@ -92,7 +92,7 @@ def _moments(logL, logmass):
     return top + log_share, mean - log_share, 2 * var, logw - log_share
 
 
-def evaluate_ledger(logL, logL_birth, *, n_draws=256, seed=0):
+def evaluate_ledger(logL: np.ndarray, logL_birth: np.ndarray, *, n_draws: int = 256, seed: int = 0):
     """Compute the evidence of a ledger and its error from simulated volumes.
 
     The point estimate uses the mean log shrinkage E[ln t_i] = -1/n_i; the errors are the standard deviations over
@@ -145,7 +145,7 @@ class Points(NamedTuple):
     logZ: float
 
 
-def tempered(logw, logL, beta):
+def tempered(logw: np.ndarray, logL: np.ndarray, beta: float):
     """Turn log weights of the posterior into those of prior x L^beta; -inf stays."""
     return np.where(np.isfinite(logw), logw + (beta - 1) * np.where(np.isfinite(logL), logL, 0.0), -np.inf)
 
@@ -157,7 +157,7 @@ class Running(NamedTuple):
     logZ: float = -np.inf
     logZ_squared: float = -np.inf
 
-    def kill(self, logL, n):
+    def kill(self, logL: np.ndarray, n: int):
         """Add deaths at sorted log L (m,) out of n points alive."""
         logX = self.logX - np.cumsum(1.0 / (n - np.arange(len(logL))))
         before = np.concatenate([[self.logX], logX[:-1]])
@@ -167,19 +167,19 @@ class Running(NamedTuple):
             float(logX[-1]), float(np.logaddexp(self.logZ, logsumexp(logw))), float(np.logaddexp(self.logZ_squared, logsumexp(2 * logw)))
         )
 
-    def effective(self, live_logL):
+    def effective(self, live_logL: np.ndarray):
         """Return the effective number of posterior points among the dead and the live."""
         logw = self.logX - np.log(len(live_logL)) + live_logL
         logZ, squared = np.logaddexp(self.logZ, logsumexp(logw)), np.logaddexp(self.logZ_squared, logsumexp(2 * logw))
         return float(np.exp(2 * logZ - squared)) if np.isfinite(logZ) else 0.0
 
-    def remaining(self, live_logL):
+    def remaining(self, live_logL: np.ndarray):
         """Return ln of the share of the evidence that the live points' volume could still hold, at their highest likelihood."""
         live = self.logX + np.max(live_logL)
         return float(live - np.logaddexp(self.logZ, live)) if np.isfinite(live) else 0.0
 
 
-def insertion_uniforms(rng, survivors, inserted):
+def insertion_uniforms(rng: np.random.Generator, survivors: np.ndarray, inserted: np.ndarray):
     """Rank replacements among the live points and turn the ranks into uniforms.
 
     In random order, the j-th of k replacements is ranked among the m survivors and the j-1 inserted before it: uniform on
@@ -198,7 +198,7 @@ def insertion_uniforms(rng, survivors, inserted):
     """
     inserted = rng.permutation(inserted)
     below = np.searchsorted(np.sort(survivors), inserted, side="left").astype(np.float64)
-    ties = np.searchsorted(np.sort(survivors), inserted, side="right") - below
+    ties = np.searchsorted(np.sort(survivors), inserted, side="right") - below.astype(int)
     for j in range(0, len(inserted), RANKED):
         now = inserted[j : j + RANKED, None]
         earlier = np.arange(len(inserted)) < np.arange(j, j + len(now))[:, None]

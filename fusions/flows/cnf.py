@@ -69,7 +69,7 @@ class CNF:
     ode_steps: int = 4
     training: matching.Training = matching.Training()
 
-    def build(self, space) -> Flow:
+    def build(self, space: Space) -> Flow:
         """Make the flow's functions for a `Space`."""
         net = network.make_network(space.dim + sum(space.periodic), space.dim, self.width, self.depth)
         period_of, whitened = coordinates(space)

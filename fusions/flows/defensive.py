@@ -3,6 +3,7 @@
 What a fit misses, its points still hold; and where points are few, as in many dimensions, base and flow are better.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 from fusions.flows.gaussian_mixture import Components, exponent, inverse_factors, log_volume, spread_out
 from fusions.flows.path import LOG_2PI
 from fusions.numerics import normal_from, uniforms
-from fusions.types import Array
+from fusions.types import Array, Space
 
 WIDE_SHARE, WIDE = 0.25, 2.5  # share of draws from kernels that are so many times wider
 GROUP = 256  # kernels whose densities are computed at once: more do not fit into the cache of a core
@@ -103,7 +104,7 @@ def best_shares(logq: Array, least: Array) -> Array:
     return jax.lax.scan(step, jnp.full(len(logq), 1 / len(logq), logq.dtype), None, length=ITERATIONS)[0]
 
 
-def with_others(flow, base, factors_at, space, settings):
+def with_others(flow: Any, base: tuple[Callable, Callable], factors_at: Callable, space: Space, settings: Any):
     """Give shares of a flow's draws to kernels and to its base as it is, as large as points held out from the fit want them.
 
     In many dimensions the noise of a velocity field costs more than it mends, if the posterior is nearly a mixture of few Gaussians.

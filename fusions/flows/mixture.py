@@ -28,7 +28,7 @@ from fusions.flows.gaussian_mixture import (
 from fusions.flows.path import wrap
 from fusions.flows.transport import trajectory, transport
 from fusions.numerics import pick_columns, uniforms
-from fusions.types import Space
+from fusions.types import Array, Space
 
 EM_ITERATIONS = 20
 SOFT = 4.0  # squared widening of components where their units are blended, so that the velocity stays smooth between neighbours
@@ -48,7 +48,7 @@ class MixtureState(NamedTuple):
     base: Components
 
 
-def local_frames(base, period):
+def local_frames(base: Components, period: Array):
     """Make the function w (n, d) -> (units (n, d), factor (n, d, d), inverse (n, d, d)) of the components that share w.
 
     These are w in the units of its components, and the factor takes velocities back, both averaged by responsibility.
@@ -95,7 +95,7 @@ class MixtureCNF:
     ode_steps: int = 8
     training: matching.Training = matching.Training(steps=100, rounds=15, patience=2, batch=256, learning_rate=2e-3, ema=0.98, jitter=0.0)
 
-    def build(self, space) -> MixtureFlow:
+    def build(self, space: Space) -> MixtureFlow:
         """Make the flow's functions for a `Space`."""
         model = _Model(self, space, network.make_network(2 * space.dim + sum(space.periodic), space.dim, self.width, self.depth))
 
@@ -149,19 +149,19 @@ class _Model(NamedTuple):
     space: Space
     net: Any
 
-    def period_of(self, state):
+    def period_of(self, state: Any):
         """Return the periods (d,) of the whitened coordinates."""
         return coordinates(self.space)[0](state)
 
-    def whitened(self, state, x):
+    def whitened(self, state: Any, x: Array):
         """Return w (n, d) of x (n, d)."""
         return coordinates(self.space)[1](state, x)
 
-    def unwhitened(self, state, w):
+    def unwhitened(self, state: Any, w: Array):
         """Return x (n, d) of w (n, d)."""
         return self.space.wrap(state.shift + w @ state.scale.T)
 
-    def velocity(self, base, period):
+    def velocity(self, base: Components, period: Array):
         """Make the velocity (params, w (n, d), t) in the units of the components, so that narrow modes are learned too."""
         frame = local_frames(base, period)
 
@@ -172,34 +172,34 @@ class _Model(NamedTuple):
 
         return velocity
 
-    def field(self, state):
+    def field(self, state: Any):
         """Make the velocity (w (n, d), t) of a state."""
         velocity = self.velocity(state.base, self.period_of(state))
         return lambda w, t: velocity(state.ema_params, w, t)
 
-    def mover(self, state, *, backward=False, divergence=True):
+    def mover(self, state: Any, *, backward: Any = False, divergence: bool = True):
         """Make the function w (n, d) -> w at the other end of the solve, and ln of the determinant (n,)."""
         options = {"backward": backward, "divergence": divergence, "most": self.space.layout.max_batch}
         return lambda w: transport(self.field(state), w, steps=self.settings.ode_steps, **options)
 
-    def spread(self, base, period):
+    def spread(self, base: Components, period: Array):
         """Mix components with wider and with longer ones."""
         s = self.settings
         wide, long = widened(base, s.wide_scale), elongated(base, s.long_scale, period)
         return mixed((1 - s.wide_share - s.long_share, base), (s.wide_share, wide), (s.long_share, long))
 
-    def draw_base(self, key, state, n):
+    def draw_base(self, key: Array, state: Any, n: int):
         """Draw n points w (n, d) of the base."""
         period = self.period_of(state)
         return wrap(draw_mixture(key, self.spread(state.base, period), n), period)
 
-    def base_logq(self, state, w0, logdet):
+    def base_logq(self, state: Any, w0: Array, logdet: Any):
         """Return ln of the density in x (n,) where the solve began at w0 (n, d) of the base, with its ln of the determinant (n,)."""
         period = self.period_of(state)
         log_base = mixture_logprob(self.spread(state.base, period), w0, period, self.space.periodic)
         return log_base - logdet - jnp.sum(jnp.log(jnp.diag(state.scale)))
 
-    def logq(self, state, x):
+    def logq(self, state: Any, x: Array):
         """Return ln of the density at x (n, d)."""
         w0, logdet = self.mover(state, backward=True)(self.whitened(state, x))
         return self.base_logq(state, wrap(w0, self.period_of(state)), logdet)

@@ -15,8 +15,9 @@ import re
 import socket
 import warnings
 import weakref
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -66,7 +67,7 @@ class Checkpoint:
     directory : Path
     """
 
-    def __init__(self, directory):
+    def __init__(self, directory: Any):
         """Make the folder if it is missing and lock it against a second writer."""
         self.directory = Path(directory)
         try:
@@ -118,7 +119,7 @@ class Checkpoint:
                 path.unlink()
         return saved and saved._replace(digest=None)  # hash objects can't be sent to other processes
 
-    def save(self, meta, arrays, records):
+    def save(self, meta: dict[str, Any], arrays: dict[str, Any], records: Iterable):
         """Append records to the journal and write a new state; the state before stays until this one is on disk.
 
         Parameters
@@ -143,7 +144,7 @@ class Checkpoint:
         for path in states(self.directory)[KEPT:]:
             path.unlink(missing_ok=True)
 
-    def keep(self, result):
+    def keep(self, result: Any):
         """Save a `Result` in the folder."""
         result.save(self.directory)
 
@@ -156,7 +157,7 @@ class NullCheckpoint:
     directory : Path
     """
 
-    def __init__(self, directory):
+    def __init__(self, directory: Any):
         """Touch nothing."""
         self.directory = Path(directory)
 
@@ -165,10 +166,10 @@ class NullCheckpoint:
 
     load = clear
 
-    def save(self, meta, arrays, records):
+    def save(self, meta: dict[str, Any], arrays: dict[str, Any], records: Iterable):
         """Leave it to the other process."""
 
-    def keep(self, result):
+    def keep(self, result: Any):
         """Leave it to the other process."""
 
 
@@ -227,13 +228,13 @@ def _let_go(file):
     file.close()
 
 
-def states(directory):
+def states(directory: Any):
     """Return the paths of the states in a folder, the newest first."""
     found = [path for path in Path(directory).glob("state-*.npz") if STATE.fullmatch(path.name)]
     return sorted(found, key=lambda path: path.name, reverse=True)
 
 
-def read(directory):
+def read(directory: Any):
     """Read the newest whole state of a folder without locking it; None if nothing was saved yet.
 
     Raises
@@ -241,7 +242,7 @@ def read(directory):
     CheckpointError
         If there are states and none of them is whole.
     """
-    damaged = []
+    damaged: list[str] = []
     for path in states(directory):
         try:
             return read_state(path)._replace(damaged=tuple(damaged))
@@ -255,9 +256,9 @@ def read(directory):
     return None
 
 
-def read_state(path):
+def read_state(path: Path):
     """Read one state and its part of the journal; a ValueError says what is wrong."""
-    number, digest = STATE.fullmatch(path.name).groups()
+    _, number, digest = re.split(STATE, path.name)[:3]
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest()[:16] != digest:
         raise ValueError("it is truncated or changed")

@@ -4,13 +4,14 @@ import contextlib
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fusions.errors import FileError
 
 
-def jsonable(value):
+def jsonable(value: Any):
     """Turn numpy values into plain ones and whatever else into text."""
     if isinstance(value, np.generic):
         return value.item()
@@ -20,7 +21,7 @@ def jsonable(value):
 
 
 @contextlib.contextmanager
-def writing(path):
+def writing(path: Path):
     """Turn an error of the file system into one that says what to do."""
     try:
         yield
@@ -31,7 +32,7 @@ def writing(path):
         ) from error
 
 
-def write_atomically(path, data):
+def write_atomically(path: Path, data: bytes):
     """Write bytes so that a crash leaves either the old file or the new one, never a part."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.part")
@@ -42,7 +43,7 @@ def write_atomically(path, data):
     rename_durably(temporary, path)
 
 
-def rename_durably(temporary, path):
+def rename_durably(temporary: Path, path: Path):
     """Give a file that is safe on disk its name, and make that safe too."""
     temporary.replace(path)
     if hasattr(os, "O_DIRECTORY"):
@@ -53,14 +54,14 @@ def rename_durably(temporary, path):
             os.close(folder)
 
 
-def pack(arrays):
+def pack(arrays: dict[str, Any]):
     """Return named arrays as the bytes of an uncompressed npz file."""
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     return buffer.getvalue()
 
 
-def unpack(data):
+def unpack(data: bytes):
     """Return the named arrays of an npz file's bytes."""
     with np.load(io.BytesIO(data), allow_pickle=False) as file:
         return {name: file[name] for name in file.files}

@@ -1,7 +1,9 @@
 """Names of columns as LaTeX: the form that PolyChord, getdist and anesthetic read."""
 
+from collections.abc import Mapping, Sequence
 
-def math_label(label):
+
+def math_label(label: str):
     r"""Rewrite a label as LaTeX mathematics without dollar signs, the form that PolyChord's files keep.
 
     Examples
@@ -17,14 +19,14 @@ def math_label(label):
     return upright(label) if is_text else label
 
 
-def upright(text):
+def upright(text: str):
     """Set plain text upright inside of LaTeX's mathematics."""
     for character in "_%#&":
         text = text.replace(character, "\\" + character)
     return r"\mathrm{" + text.replace(" ", r"\ ") + "}" if text else ""
 
 
-def paramnames(names, n_params, labels):
+def paramnames(names: Sequence[str], n_params: int, labels: Mapping[str, str]):
     """Return the text of .paramnames: no spaces or asterisks inside of a name, * after a derived one."""
     lines = []
     for i, name in enumerate(names):

@@ -1,5 +1,6 @@
 """PolyChord's text files, and what they and anesthetic need to know of births and repeated points."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,17 @@ from fusions.io.labels import paramnames
 ANESTHETIC_LOGZERO = -1e30
 
 
-def write_polychord(root, *, names, n_params, labels, theta, logL, logL_birth, n_live):
+def write_polychord(
+    root: str | Path,
+    *,
+    names: Sequence[str],
+    n_params: int,
+    labels: Mapping[str, str],
+    theta: np.ndarray,
+    logL: np.ndarray,
+    logL_birth: np.ndarray,
+    n_live: int,
+):
     """Write a ledger as PolyChord does; 17 digits keep every float64 as it is.
 
     Parameters
@@ -40,7 +51,7 @@ def write_polychord(root, *, names, n_params, labels, theta, logL, logL_birth, n
     return paths
 
 
-def exported_births(logL, logL_birth, logzero=-np.inf):
+def exported_births(logL: np.ndarray, logL_birth: np.ndarray, logzero: float = -np.inf):
     """Turn a ledger's births into those that anesthetic counts correctly.
 
     Without zero-likelihood points prior draws get -inf, as everywhere. With them, rows with
@@ -61,7 +72,7 @@ def exported_births(logL, logL_birth, logzero=-np.inf):
     return np.where(np.isnan(logL_birth), -np.inf, logL_birth)
 
 
-def set_apart(rows):
+def set_apart(rows: np.ndarray):
     """Make equal rows differ in the last digits of their first column, for readers that drop repeats.
 
     Parameters

@@ -5,6 +5,7 @@ import json
 import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ FORMAT, VERSION = "fusions-result", 1
 MANIFEST = "result.json"
 
 
-def write_run(directory, arrays, meta):
+def write_run(directory: str | Path, arrays: dict[str, Any], meta: dict[str, Any]):
     """Write named arrays and JSON-able metadata into a folder.
 
     The arrays' file is named after its content and the manifest is replaced last, so a crash at any
@@ -53,7 +54,7 @@ def write_run(directory, arrays, meta):
     return directory / MANIFEST
 
 
-def read_run(directory):
+def read_run(directory: str | Path):
     """Read what `write_run` wrote.
 
     Returns

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from fusions.kernels.base import CycleInfo, Kernel, check_kernels
-from fusions.types import Array, Walkers
+from fusions.types import Array, Space, Walkers
 
 
 class SequenceState(NamedTuple):
@@ -79,7 +79,7 @@ def _accepted(kernels, s, above):
     return jax.lax.cond(more, lambda s: _handed_over(kernels, s), lambda s: s, s), accepted
 
 
-def sequence(kernels) -> Kernel:
+def sequence(kernels: tuple[Kernel, ...]) -> Kernel:
     """Make one kernel that runs each of several to its end, on all chains together.
 
     Parameters
@@ -132,6 +132,6 @@ class Cycle:
         object.__setattr__(self, "kernels", tuple(self.kernels))
         check_kernels(self.kernels)
 
-    def build(self, space) -> Kernel:
+    def build(self, space: Space) -> Kernel:
         """Make the kernel's functions for a `Space`."""
         return sequence(tuple(kernel.build(space) for kernel in self.kernels))

@@ -11,6 +11,7 @@ from fusions.flows.cnf import CNF
 from fusions.kernels.base import Kernel, check_counts, is_settings
 from fusions.kernels.metropolis import accept, done, offer, report, start
 from fusions.numerics import normal_from, uniforms
+from fusions.types import Space
 
 TARGET_ACCEPTANCE = 0.3  # below it the latent step shrinks
 USEFUL_ACCEPTANCE = 0.2  # below it the walk spends fewer moves on the flow
@@ -54,7 +55,7 @@ class FlowKernel:
         if not is_settings(self.flow):
             raise OptionError(f"Expected flow to be settings of a flow, got {self.flow!r}. Type FlowKernel(), or flow=CNF(width=64).")
 
-    def build(self, space) -> Kernel:
+    def build(self, space: Space) -> Kernel:
         """Make the kernel's functions for a `Space`."""
         flow = self.flow.build(space)
 

@@ -4,15 +4,19 @@ They run along a ridge where other moves diffuse. Leapfrog steps reflect where a
 within a range, so that it comes through narrow places and returns nowhere (Neal 2011, arXiv:1206.1901).
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fusions.numerics import normal_from, uniforms
+from fusions.types import Space
 
 RANGE = (-1.2, 0.3)  # ln of the steps that trajectories take, relative to the one tuned
 
 
-def differentiable(likelihood, dim, arrays):
+def differentiable(likelihood: Callable, dim: int, arrays: tuple):
     """Decide whether JAX can differentiate a likelihood x (n, d), arrays of the data -> (n,) in x."""
     try:
         jax.eval_shape(
@@ -23,7 +27,7 @@ def differentiable(likelihood, dim, arrays):
     return True
 
 
-def make_trajectory(space, likelihood, bounds):
+def make_trajectory(space: Space, likelihood: Callable, bounds: np.ndarray):
     """Make the function that moves chains along trajectories, for use inside of a `compiled` one.
 
     Parameters

@@ -9,7 +9,7 @@ import numpy as np
 from fusions.kernels.base import Kernel, KernelInfo, check_counts, walk_length
 from fusions.kernels.random_walk import spread
 from fusions.numerics import normal_from, pick_rows, uniforms
-from fusions.types import Array
+from fusions.types import Array, Space
 
 WIDE_SHARE = 0.1  # of the intervals, long enough to reach another mode
 
@@ -176,7 +176,7 @@ class HitAndRun:
         """Check the numbers."""
         check_counts(self, "n_slices", "max_tries")
 
-    def build(self, space) -> Kernel:
+    def build(self, space: Space) -> Kernel:
         """Make the kernel's functions for a `Space`."""
 
         def init_params(key, population):

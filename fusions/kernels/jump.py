@@ -26,6 +26,7 @@ from fusions.flows.path import wrap
 from fusions.kernels.base import Kernel, check_counts
 from fusions.kernels.metropolis import accept, done, offer, report, start
 from fusions.numerics import normal_from, pick_columns, uniforms
+from fusions.types import Array, Space
 
 EM_ITERATIONS = 6  # per tuning, from the last one's components and from far points
 SLIDE_DECADES = (-0.3, 0.7)  # log10 of the scale of slides, in standard deviations along the axis
@@ -40,7 +41,7 @@ class JumpParams(NamedTuple):
     axes: Any
 
 
-def slide(axes, w, i, axis, scale, noise):
+def slide(axes: Any, w: Array, i: Array, axis: Array, scale: Any, noise: Array):
     """Move w (n, d) along an axis of the components i (n,) by a normal step of random scale, from uniform numbers (n,), (n,), (2, n)."""
     a = pick_columns(axis, 2 * jnp.log(axes.widths[i]))
     low, high = SLIDE_DECADES
@@ -78,7 +79,7 @@ class Jump:
         if not 0 <= self.slides <= 1:
             raise OptionError(f"Expected slides of Jump to be between 0 and 1, got {self.slides!r}. Type kernels.Jump(slides=0.5).")
 
-    def build(self, space) -> Kernel:
+    def build(self, space: Space) -> Kernel:
         """Make the kernel's functions for a `Space`."""
         period_of, whitened = coordinates(space)
         n_components = self.components or min(max(120 // space.dim, 8), 24)

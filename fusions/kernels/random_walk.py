@@ -47,7 +47,7 @@ class RandomWalk:
         """Check the numbers."""
         check_counts(self, "n_moves")
 
-    def build(self, space) -> Kernel:
+    def build(self, space: Space) -> Kernel:
         """Make the kernel's functions for a `Space`."""
 
         def init_params(key, population):

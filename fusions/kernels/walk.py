@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fusions.types import Array
+from fusions.kernels.base import Kernel
+from fusions.types import Array, Walkers
 
 TRAIL = 8  # places in a walk where its points are kept
 WATCHED = 128  # iterations of a walk that the places are drawn from
@@ -41,7 +42,7 @@ class Walk(NamedTuple):
     invalid: tuple[np.ndarray, np.ndarray] | None
 
 
-def trail_slots(key):
+def trail_slots(key: Array):
     """Draw where each of the first `WATCHED` iterations is kept, so that at any length a walk has a uniform sample (a reservoir)."""
     i = jnp.arange(WATCHED)
     drawn = jnp.floor(jax.random.uniform(key, (WATCHED,)) * (i + 1)).astype(jnp.int32)
@@ -70,7 +71,7 @@ class Carry(NamedTuple):
     example: tuple[Array, Array]
 
 
-def fused(kernel, inside, compiled) -> Callable:
+def fused(kernel: Kernel, inside: Callable, compiled: Callable) -> Callable:
     """Make a walk (key, params, walkers, threshold, spent, arrays) -> Walk that runs inside one jit.
 
     Parameters
@@ -185,7 +186,7 @@ class Steps(NamedTuple):
     finish: Callable
 
 
-def steps_of(kernel, compiled) -> Steps:
+def steps_of(kernel: Kernel, compiled: Callable) -> Steps:
     """Compile what an ask-and-tell walk calls; it knows no likelihood.
 
     Parameters
@@ -202,7 +203,7 @@ def steps_of(kernel, compiled) -> Steps:
     )
 
 
-def hosted(steps, rows) -> Callable:
+def hosted(steps: Steps, rows: Callable) -> Callable:
     """Make a walk (key, params, walkers, threshold, spent) -> Walk around a black-box likelihood.
 
     Only the rows that pass the tests before the likelihood are evaluated; contours are compared in float64.
@@ -234,15 +235,16 @@ def hosted(steps, rows) -> Callable:
 class _HostedChains:
     """What a walk around a black-box likelihood has found so far; the fields are those of `Walk`."""
 
-    def __init__(self, walkers, slots):
+    def __init__(self, walkers: Walkers, slots: Any):
         """Begin with the walkers; slots (WATCHED,) are the places in the trail."""
         self.logL, self.blobs = np.array(walkers.logL, np.float64), np.array(walkers.blobs, np.float64)
         self.moved, self.slots = np.zeros(self.logL.shape, bool), slots
         self.trail_x = np.repeat(np.asarray(walkers.x)[None], TRAIL, axis=0)
         self.trail_logL = np.full((TRAIL, len(self.logL)), -np.inf)
-        self.n_calls, self.seconds, self.invalid = 0, 0.0, None
+        self.n_calls, self.seconds = 0, 0.0
+        self.invalid: tuple | None = None
 
-    def evaluated(self, rows, x, wanted):
+    def evaluated(self, rows: Callable, x: Array, wanted: Any):
         """Return log L (c,), -inf where it is not wanted, and blobs (c, b) at proposals x (c, d)."""
         logL, blobs = np.full(self.logL.shape, -np.inf), np.zeros(self.blobs.shape)
         clock = time.perf_counter()
@@ -255,17 +257,17 @@ class _HostedChains:
             self.invalid = x[bad][:1], logL[bad][:1]
         return logL, blobs
 
-    def move(self, accepted, logL, blobs):
+    def move(self, accepted: Any, logL: Array, blobs: Any):
         """Take over the log L and blobs of the chains (c,) that moved."""
         self.logL[accepted], self.blobs[accepted] = logL[accepted], blobs[accepted]
         self.moved |= accepted
 
-    def note(self, i, places):
+    def note(self, i: int, places: Callable):
         """Keep where the chains are after move i, if the trail has a place for it."""
         if i < WATCHED and self.slots[i] < TRAIL:
             self.trail_x[self.slots[i]], self.trail_logL[self.slots[i]] = places(), self.logL
 
-    def walk(self, x, info):
+    def walk(self, x: Array, info: Any):
         """Return the `Walk` that has ended at x (c, d)."""
         return Walk(
             x=np.asarray(x),

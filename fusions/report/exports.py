@@ -5,6 +5,7 @@ ArviZ and getdist are known to this file alone, and imported only when they are 
 
 import importlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,12 +25,12 @@ def _load(*names):
     raise OptionError(f"Expected the package {' or '.join(names)} to be installed, found none. Type: pip install {names[0]}")
 
 
-def latex_labels(result):
+def latex_labels(result: Any):
     """Return {name: LaTeX without dollar signs} of all columns; names that have no label stand upright."""
     return {name: math_label(result.labels.get(name) or "") or upright(name) for name in result.names}
 
 
-def facts(result):
+def facts(result: Any):
     """Return what an export keeps beside the points: {"logZ", "logZ_err", "D_KL", "ess", "n_calls", "status", "sampler"}."""
     return {
         "logZ": result.logZ, "logZ_err": result.logZ_err, "D_KL": result.D_KL, "ess": result.ess, "n_calls": result.n_calls,
@@ -37,7 +38,7 @@ def facts(result):
     }  # fmt: skip
 
 
-def to_arviz(result, n=None, key=0):
+def to_arviz(result: Any, n: Any = None, key: int = 0):
     """Make the object of ArviZ; see `Result.to_arviz`."""
     arviz = _load("arviz", "arviz_base")
     draws = result.equal_weights(n, key)
@@ -57,7 +58,7 @@ def _starred(result):
     return [name + "*" * (i >= result.n_params) for i, name in enumerate(result.names)]
 
 
-def to_getdist(result):
+def to_getdist(result: Any):
     """Make the object of getdist; see `Result.to_getdist`."""
     getdist = _load("getdist")
     theta, logw = result.posterior
@@ -73,13 +74,13 @@ def to_getdist(result):
     )
 
 
-def write_polychord(result, root):
+def write_polychord(result: Any, root: str | Path):
     """Write PolyChord's files; see `Result.write_polychord`."""
     fields = ("names", "n_params", "labels", "theta", "logL", "logL_birth", "n_live")
     return polychord.write_polychord(root, **{name: getattr(result, name) for name in fields})
 
 
-def write_csv(result, path):
+def write_csv(result: Any, path: str | Path):
     """Write anesthetic's csv; see `Result.write_csv`."""
     path = Path(path)
     path = path if path.suffix == ".csv" else path.with_name(path.name + ".csv")
@@ -89,7 +90,7 @@ def write_csv(result, path):
     return path
 
 
-def write_getdist(result, root):
+def write_getdist(result: Any, root: str | Path):
     """Write the weighted posterior as getdist and CosmoMC do: ROOT.txt (weight, -log L, columns) and ROOT.paramnames.
 
     -log L is 0 for draws of the flows, whose likelihood is not kept. Needs no getdist. Returns the paths written.
@@ -106,7 +107,7 @@ def write_getdist(result, root):
     return paths
 
 
-def write_numpy(result, root):
+def write_numpy(result: Any, root: str | Path):
     """Write ROOT.npz: equally weighted "samples" (n, m), "names" (m,), "labels" (m,) in LaTeX, and the `facts`; nothing pickled."""
     path = Path(root).with_name(Path(root).name + ".npz")
     arrays = {"samples": result.equal_weights(), "names": np.array(result.names), "labels": np.array(list(latex_labels(result).values()))}
@@ -116,7 +117,7 @@ def write_numpy(result, root):
     return [path]
 
 
-def write_arviz(result, root):
+def write_arviz(result: Any, root: str | Path):
     """Write ROOT.nc, the netCDF file that `arviz.from_netcdf` reads."""
     path = Path(root).with_name(Path(root).name + ".nc")
     with writing(path.parent):
@@ -134,7 +135,7 @@ FORMATS = {
 }
 
 
-def export(result, form, root):
+def export(result: Any, form: str, root: str | Path):
     """Write a result in one of the formats of `FORMATS`.
 
     Parameters

@@ -1,6 +1,7 @@
 """What a notebook shows of a Result: a short table, with the whole one folded below it."""
 
 from html import escape
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ LEFT = 'style="text-align:left"'
 GOOD, BAD = "#009E73", "#D55E00"
 
 
-def html(result):
+def html(result: Any):
     """Set a Result in HTML.
 
     Returns

@@ -1,6 +1,7 @@
 """The table that `print(result)` shows: functions that turn a Result into lines of at most 100 columns."""
 
 import textwrap
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ ENOUGH = "Converged: live points held {} of the evidence, enough points for the 
 CLOCKS = {"ode": "moves"}
 
 
-def render(result):
+def render(result: Any):
     """Set evidence, checks, cost, parameters and warnings of a Result in one table."""
     return "\n".join(
         [
@@ -26,7 +27,7 @@ def render(result):
     )
 
 
-def with_error(value, err):
+def with_error(value: Any, err: float):
     """Write a value with its error to two significant digits of the error.
 
     Examples

@@ -20,7 +20,7 @@ class Finding(NamedTuple):
     text: str
 
 
-def verify(directory):
+def verify(directory: str | Path):
     """Look at a folder's checkpoint and result.
 
     Returns

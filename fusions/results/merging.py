@@ -1,5 +1,7 @@
 """Merge runs of one problem into one result of more live points."""
 
+from typing import Any
+
 import numpy as np
 
 from fusions.errors import OptionError, Status
@@ -22,7 +24,7 @@ SEVERITY = (
 )
 
 
-def merge(results):
+def merge(results: Any):
     """Merge runs of one problem into one result of more live points.
 
     Parameters

@@ -1,9 +1,11 @@
 """The result of a run: a ledger of points with everything that can be read off it."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -180,7 +182,7 @@ class Result:
         """Show a short table in notebooks."""
         return notebook.html(self)
 
-    def plot(self, params=None):
+    def plot(self, params: Any = None):
         """Draw the page to look at first: posterior, estimates of ln Z, course of the run, insertion ranks; see `fusions.plot` for more.
 
         Parameters
@@ -219,7 +221,7 @@ class Result:
             label=self.info.get("name"),
         )
 
-    def equal_weights(self, n=None, key=0):
+    def equal_weights(self, n: int | None = None, key: int = 0):
         """Draw equally weighted posterior points by systematic resampling.
 
         Parameters
@@ -238,7 +240,7 @@ class Result:
         theta, logw = self.posterior
         return theta[rng.permutation(systematic_resample(rng, logw, n))]
 
-    def draw(self, n, key=0):
+    def draw(self, n: int, key: int = 0):
         """Draw fresh posterior points from the flows of the refine phase.
 
         Costs at most n likelihood calls, rounded up to full batches, which `n_calls` does not count.
@@ -258,7 +260,7 @@ class Result:
         self._check_source()
         return self.source.draw(int(n), key)[:2]
 
-    def extend(self, *, n_eff, key=1):
+    def extend(self, *, n_eff: float, key: int = 1):
         """Return a result with more draws from the frozen flows, until they have an effective size of about `n_eff`.
 
         The number of draws is fixed beforehand from the effective fraction so far, so that stopping does not bias ln Z.
@@ -278,7 +280,7 @@ class Result:
                 "result = fusions.attach(result, problem) first."
             )
 
-    def reweight(self, log_ratio):
+    def reweight(self, log_ratio: Callable):
         """Estimate the evidence of a changed prior or likelihood from the points of this run, without likelihood calls.
 
         Parameters
@@ -291,7 +293,7 @@ class Result:
         """
         return reweighted(self, log_ratio)
 
-    def log_bayes_factor(self, other):
+    def log_bayes_factor(self, other: "Result"):
         """Compare two models of the same data.
 
         Parameters
@@ -309,7 +311,7 @@ class Result:
                 warnings.warn(f"{result!r} is incomplete, and so is its Bayes factor.", stacklevel=2)
         return self.logZ - other.logZ, float(np.hypot(self.logZ_err, other.logZ_err))
 
-    def save(self, directory):
+    def save(self, directory: str | Path):
         """Save into a folder: arrays as npz, the rest as JSON, nothing pickled.
 
         Returns
@@ -323,13 +325,11 @@ class Result:
         return write_run(directory, arrays, {**meta, "status": self.status.name})
 
     @classmethod
-    def load(cls, directory):
+    def load(cls, directory: str | Path):
         """Load what `save` wrote; a missing, foreign or damaged folder raises FileError."""
         arrays, meta = read_run(directory)
-        groups = {
-            group: {k.removeprefix(f"{group}/"): v for k, v in arrays.items() if k.startswith(f"{group}/")}
-            for group in ("level_trace", "flows")
-        }
+        parted = {group: {k: v for k, v in arrays.items() if k.startswith(f"{group}/")} for group in ("level_trace", "flows")}
+        groups = {group: {k.removeprefix(f"{group}/"): v for k, v in part.items()} for group, part in parted.items()}
         groups["level_trace"] = with_names_of_today(groups["level_trace"])
         arrays = {k: v for k, v in arrays.items() if "/" not in k}
         fields = {k: v for k, v in meta.items() if k in cls.__dataclass_fields__}
@@ -341,7 +341,7 @@ class Result:
             text = f"The run in {directory} lacks or contradicts a field ({error}). Restore it from a copy, or run again."
             raise FileError(text) from error
 
-    def write_polychord(self, root):
+    def write_polychord(self, root: str | Path):
         """Write PolyChord's files, which `anesthetic.read_chains(root)` reads with the same ln Z.
 
         ROOT_dead-birth.txt, ROOT_phys_live-birth.txt and ROOT.paramnames carry every float64 exactly, the
@@ -356,7 +356,7 @@ class Result:
         """
         return exports.write_polychord(self, root)
 
-    def write_csv(self, path):
+    def write_csv(self, path: str | Path):
         """Write anesthetic's csv, which `anesthetic.read_chains(path)` reads with the same ln Z.
 
         Carries weights, labels, births, points of zero likelihood and repeats. The file is exact; pandas may
@@ -368,7 +368,7 @@ class Result:
         """
         return exports.write_csv(self, path)
 
-    def to_arviz(self, n=None, key=0):
+    def to_arviz(self, n: int | None = None, key: int = 0):
         """Hand equally weighted posterior points to ArviZ, 0.x or 1.x, whichever is installed.
 
         Returns
@@ -385,7 +385,7 @@ class Result:
         """
         return exports.to_getdist(self)
 
-    def export(self, form, root):
+    def export(self, form: str, root: str | Path):
         """Write files for other tools: "polychord", "csv", "getdist", "arviz" (netCDF) or "numpy" (npz).
 
         Parameters

@@ -1,6 +1,7 @@
 """A changed model seen from the points of another."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,7 +19,7 @@ class Reweighted(NamedTuple):
     logw: np.ndarray
 
 
-def reweighted(result, log_ratio):
+def reweighted(result: Any, log_ratio: Callable):
     """Estimate the evidence of a changed prior or likelihood from the points of a Result; see `Result.reweight`."""
     theta, logw = result.posterior
     ratio = np.asarray(log_ratio(dict(zip(result.names, theta.T, strict=True))), np.float64)

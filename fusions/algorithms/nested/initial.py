@@ -2,16 +2,20 @@
 
 import time
 import warnings
+from typing import Any
 
 import jax
 import numpy as np
 
 from fusions.algorithms.nested import level as nested
+from fusions.algorithms.nested.level import Nested
 from fusions.errors import LikelihoodError
-from fusions.evidence.ledger import Particles
+from fusions.evidence.ledger import Ledger, Particles
 from fusions.evidence.volumes import Running
 from fusions.model.likelihood import describe, reject_invalid, reject_undefined
+from fusions.model.problem import Problem
 from fusions.numerics import generator_of, keys_of
+from fusions.types import Array, Schedule
 
 MAX_PRIOR_DRAWS = 20  # per live point, while looking for points of non-zero likelihood
 N_REPEATS = 4  # points evaluated twice to see whether a black-box likelihood is deterministic
@@ -19,7 +23,7 @@ PILE = 0.05  # share of equal log L values that is worth a warning
 FLOOR = -1e30  # log L at or below this looks like a stand-in for zero likelihood
 
 
-def begin(key, problem, algorithm, schedule, engine, ledger):
+def begin(key: Array, problem: Problem, algorithm: Nested, schedule: Schedule, engine: Any, ledger: Ledger):
     """Draw live points until enough have a likelihood above zero; draws of zero likelihood before the last of them die at once.
 
     Parameters

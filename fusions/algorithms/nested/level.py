@@ -1,6 +1,7 @@
 """Nested sampling with batch deletion and replacements moved by kernels tuned on the complementary half."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 from fusions.evidence.ledger import Particles
 from fusions.evidence.volumes import Running, insertion_uniforms
 from fusions.numerics import generator_of
-from fusions.types import Population, Walkers
+from fusions.types import Array, Population, Schedule, Walkers
 
 POOL = 4  # visited points kept per live point
 TARGET_CORRELATION = 0.22  # rank correlation of parents and replacements
@@ -52,19 +53,19 @@ class Pool(NamedTuple):
     place: tuple[int, int]
 
     @classmethod
-    def empty(cls, x):
+    def empty(cls, x: np.ndarray):
         """Make the pool of live points x (n, d), with room for `POOL` each."""
         size = POOL * (len(x) // 2)
         return cls(np.repeat(x[None, :1], 2, axis=0).repeat(size, axis=1), np.full((2, size), -np.inf), (0, 0))
 
-    def with_trail(self, half, parents_logL, walk):
+    def with_trail(self, half: int, parents_logL: np.ndarray, walk: Any):
         """Write where the chains (m,) of one half stood, except at their ends, from `place` on, round and round."""
         x, logL, place = self.x.copy(), self.logL.copy(), list(self.place)
         new = np.isfinite(walk.trail_logL) & (walk.trail_logL != parents_logL) & (walk.trail_logL != walk.logL)
         index = (place[half] + np.arange(new.sum())) % logL.shape[1]
         x[half, index], logL[half, index] = walk.trail_x[new], walk.trail_logL[new]
         place[half] = int(place[half] + new.sum()) % logL.shape[1]
-        return Pool(x, logL, tuple(place))
+        return Pool(x, logL, (place[0], place[1]))
 
 
 class Controller(NamedTuple):
@@ -121,31 +122,31 @@ class Level(NamedTuple):
     walks: list
 
 
-def batch_size(n_live, kill):
+def batch_size(n_live: int, kill: float):
     """Return (deaths per level, chains per half): the halves share the deaths unevenly, so there is some slack."""
     deaths = max(1, round(kill * n_live))
     return deaths, int(np.ceil(deaths / 2 + 1.2 * np.sqrt(deaths)))
 
 
-def least_walk_scale(n_live, schedule, skill):
+def least_walk_scale(n_live: int, schedule: Schedule, skill: float):
     """Return the smallest factor on the length of walks: longer ones where calls are cheap and the flow is bad or has few points."""
     nominal = min(max((FULL_POPULATION / n_live) ** 1.5, 1.0), schedule.max_nominal_scale)
     return min(nominal * (1 + schedule.untrained_walk_factor * (1 - skill)), MAX_WALK_FACTOR)
 
 
-def skill_of(info):
+def skill_of(info: Any):
     """Average how far the kernels' flows have learned; 1 where there is none."""
     skills = [report.skill for half in info for report in half.reports()]
     known = [float(value) for value in skills if not np.isnan(value)]
     return float(np.mean(known)) if known else 1.0
 
 
-def half_slots(n, half):
+def half_slots(n: int, half: int):
     """Return the slots of one half of the live points."""
     return slice(0, n // 2) if half == 0 else slice(n // 2, n)
 
 
-def select_deaths(logL, deaths):
+def select_deaths(logL: np.ndarray, deaths: int):
     """Mark the points that die: the lowest `deaths` and all that tie with the highest of them; those on a top plateau stay."""
     threshold = np.partition(logL, deaths - 1)[deaths - 1]
     if threshold == logL.max():
@@ -153,7 +154,7 @@ def select_deaths(logL, deaths):
     return logL <= threshold, float(threshold)
 
 
-def population(x, alive, pool, threshold, half):
+def population(x: np.ndarray, alive: np.ndarray, pool: Pool, threshold: float, half: int):
     """Make the population that a kernel learns from: what one half owns above the contour.
 
     Its live points, and the points that its chains passed through and that are still above the contour: they sample the same
@@ -177,7 +178,7 @@ def population(x, alive, pool, threshold, half):
     return Population(np.concatenate([x[slots], pool.x[half]]), np.concatenate([own, visited]))
 
 
-def choose_parents(key, dead, half):
+def choose_parents(key: Array, dead: np.ndarray, half: int):
     """Choose a surviving parent in the same half for every dead slot of that half; distinct ones as far as they go.
 
     Returns
@@ -193,7 +194,7 @@ def choose_parents(key, dead, half):
     return slots, np.concatenate([np.empty(0, int), *(rng.permutation(survivors) for _ in range(rounds))])[: len(slots)]
 
 
-def step(key, state, algorithm, schedule, tune, walk):
+def step(key: Array, state: NestedState, algorithm: Nested, schedule: Schedule, tune: Callable, walk: Callable):
     """Kill the lowest points and replace them: each half in turn by walks of a kernel tuned on the other half as it then is.
 
     Parameters
@@ -236,7 +237,7 @@ def step(key, state, algorithm, schedule, tune, walk):
     return NestedState(live, pool, running, controller, tuple(params), tuple(info)), level
 
 
-def rank_correlation(survivors, parents, children):
+def rank_correlation(survivors: np.ndarray, parents: np.ndarray, children: np.ndarray):
     """Compute the correlation of the ranks of log L between parents (m,) and their replacements, among the live points that stay.
 
     Parameters
@@ -247,7 +248,7 @@ def rank_correlation(survivors, parents, children):
     return 12 * float(np.mean(ranks[0] * ranks[1]))
 
 
-def steer(controller, correlation, schedule, least):
+def steer(controller: Controller, correlation: float, schedule: Schedule, least: float):
     """Update the correlation of replacements with their parents, and the length of walks that keeps it near its target.
 
     Replacements that remember their parents keep the live points' fluctuations alive, which inflates the scatter of ln Z by about

@@ -2,12 +2,15 @@
 
 import dataclasses
 import time
+from typing import Any
 
 import jax
 import numpy as np
 
 from fusions.algorithms.nested import level as nested
-from fusions.types import Schedule
+from fusions.algorithms.nested.level import Nested
+from fusions.model.problem import Problem
+from fusions.types import Array, Schedule
 
 # Share of the live points replaced per level. A level multiplies the volume by 1 - f and adds f / (1 - f) / n_live to its variance, so the
 # error of ln Z grows as sqrt(f / (1 - f) / -ln(1 - f)), by 1.03, 1.10 and 1.20 for 0.1, 0.3 and 0.5, and trainings fall as 1 / -ln(1 - f).
@@ -24,7 +27,7 @@ CALLS_PER_TRAINING = 500  # likelihood calls that the cheap schedule spends more
 POINTS_PER_DIM = 50  # effective posterior points per dimension that a refine phase starts from
 
 
-def schedule_for(algorithm, problem, refine):
+def schedule_for(algorithm: Nested, problem: Problem, refine: Any):
     """Choose the schedule: it follows the path of the likelihood alone, so that equal seeds give equal runs.
 
     Parameters
@@ -36,7 +39,7 @@ def schedule_for(algorithm, problem, refine):
     -------
     Schedule
     """
-    chosen = SCHEDULES.get(algorithm.cost) or (CHEAP if problem.traceable else EXPENSIVE)
+    chosen = SCHEDULES.get(algorithm.cost or "") or (CHEAP if problem.traceable else EXPENSIVE)
     early = refine and chosen is EXPENSIVE and algorithm.precision is None
     return dataclasses.replace(
         chosen,
@@ -46,7 +49,7 @@ def schedule_for(algorithm, problem, refine):
     )
 
 
-def timed_cost(key, engine, state, rate):
+def timed_cost(key: Array, engine: Any, state: nested.NestedState, rate: float):
     """Time one training and compare it with the likelihood calls that the cheap schedule spends more per training.
 
     Returns

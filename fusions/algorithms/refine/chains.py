@@ -16,9 +16,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from fusions.algorithms.refine.draws import RefineFunctions
 from fusions.evidence.volumes import Points
 from fusions.numerics import generator_of, normalised, on_circles, systematic_resample
-from fusions.types import Population, Walkers
+from fusions.types import Array, Budget, Population, Walkers
 
 CHAINS_PER_DIM, FEWEST, MOST = 32, 64, 256  # chains
 SWEEP = 8  # moves between two fits of the kernel, later this share of all moves so far
@@ -75,7 +76,7 @@ class Chains(NamedTuple):
         pick = np.linspace(len(self.u) - 1, 0, n).astype(int)
         return self._replace(u=self.u[pick], logL=self.logL[pick])
 
-    def of_fold(self, fold):
+    def of_fold(self, fold: int):
         """Return the points (n, d) of one fold, their log L (n,), and which chain each belongs to (n,)."""
         mine = np.flatnonzero(self.fold == fold)
         u, logL = self.u[:, mine], self.logL[:, mine]
@@ -123,7 +124,7 @@ class Record:
     made: int = 0
     stride: int = 1
 
-    def add(self, x, logL):
+    def add(self, x: np.ndarray, logL: np.ndarray):
         """Append a move."""
         self.made += 1
         if self.made % self.stride == 0:
@@ -159,7 +160,7 @@ class Trajectories:
     steps: tuple = (FIRST_STEP, FIRST_STEP)
     made: int = 0
 
-    def move(self, key, u):
+    def move(self, key: Array, u: np.ndarray):
         """Move each chain at u (c, d) along a trajectory; returns u, logL (c,)."""
         rate = RATES[self.made >= PILOTS]
         widths = [1 / np.sqrt(1 + self.forces[g] / max(self.made, 1)) for g in (1, 0)]  # none wider than the prior, about
@@ -172,17 +173,17 @@ class Trajectories:
         return u, logL
 
 
-def steps_of(made):
+def steps_of(made: int):
     """Return the steps of a trajectory after so many: none to learn the forces, then a few short ones to tune the step."""
     return 0 if made == 0 else PILOT_STEPS if made < PILOTS else STEPS
 
 
-def calls_of(made, n_chains):
+def calls_of(made: int, n_chains: int):
     """Return the likelihood calls of a trajectory of each chain, after so many."""
     return GRADIENT_CALLS * n_chains * (steps_of(made) + 1)
 
 
-def run_chains(key, functions, start, target, limit, budget):
+def run_chains(key: Array, functions: RefineFunctions, start: Start, target: float, limit: float, budget: Budget):
     """Run chains from the points of a nested run until they have settled or the calls are spent.
 
     Parameters
@@ -229,7 +230,8 @@ def run_chains(key, functions, start, target, limit, budget):
         if trajectories is None and functions.trajectory is not None and stuck:
             trajectories, record = Trajectories(functions.trajectory, (np.zeros(d), np.zeros(d))), record.begun_again()
     n_trajectories = 0 if trajectories is None else trajectories.made
-    return Chains(*record.kept(), fold, made, budget.used - used, n_trajectories, seen.drift, seen.settled)
+    u, logL = record.kept()
+    return Chains(u, logL, fold, made, budget.used - used, n_trajectories, seen.drift, seen.settled)
 
 
 def _started(key, points, starts, n_chains):
@@ -278,7 +280,7 @@ def _tuned(key, tune, points, places, sources, params=None):
     return fits
 
 
-def chains_for(dim, budget, *, found=False):
+def chains_for(dim: int, budget: float, *, found: bool = False):
     """Return the number of chains, even: more in more dimensions, as far as the budget lets each make its least moves and as many again.
 
     Half of them do where the modes have been found.
@@ -325,7 +327,7 @@ def _population(key, points, places, folds):
     return Population(x, np.ones(ROWS, x.dtype))
 
 
-def look(record, periodic, *, known):
+def look(record: Record, periodic: tuple[bool, ...], *, known: bool):
     """See whether chains have settled.
 
     Parameters

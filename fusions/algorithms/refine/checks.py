@@ -1,15 +1,18 @@
 """Checks of the final draws: bridge sampling, what chains see that draws miss, and what each stage by itself says of ln Z."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from fusions.algorithms.refine.draws import logq
-from fusions.algorithms.refine.mode_draws import Search
+from fusions.algorithms.refine.chains import Chains
+from fusions.algorithms.refine.draws import Draws, Ensemble, Evaluate, RefineFunctions, logq
+from fusions.algorithms.refine.known import Known
+from fusions.algorithms.refine.mode_draws import Drawn, Search
 from fusions.algorithms.refine.modes import follow
 from fusions.algorithms.refine.settings import BATCH
 from fusions.evidence.importance import Importance, bridge, importance
 from fusions.numerics import generator_of
+from fusions.types import Array
 
 N_BOOTSTRAP = 64
 THIN = 3.0  # ln of the ratio of posterior and draws above which draws are too thin
@@ -47,7 +50,7 @@ class Bridged(NamedTuple):
     missed_mass: float
 
 
-def bridged(key, functions, flows, chains, final):
+def bridged(key: Array, functions: RefineFunctions, flows: Ensemble, chains: Chains, final: Any):
     """Bridge the chains of each fold with the flows of the other; errors by resampling chains and draws.
 
     Chains share ancestors, so that resampling them misses an error of mode masses; the difference of the folds, which share none, is
@@ -89,7 +92,7 @@ def _replica(rng, folds, draws):
     return np.mean(values), np.log(noise @ np.exp(draws.logw - top) / noise.sum()) + top
 
 
-def missed_mass(pairs, logZ):
+def missed_mass(pairs: list, logZ: float):
     """Compute the part of the posterior that chains see where draws are too thin, beyond what the draws hold there.
 
     Parameters
@@ -106,7 +109,7 @@ def missed_mass(pairs, logZ):
     return float(max(np.mean(seen) - np.mean(held), 0.0))
 
 
-def finds_of(surveyed, rounds, draws):
+def finds_of(surveyed: Drawn, rounds: list[Draws], draws: Draws):
     """List what the survey of modes, each of the rounds and the final draws say of ln Z by themselves; not those that hold nothing.
 
     The laws of the survey were fitted to the draws that they weigh, so that the error of its estimate is not to be trusted.
@@ -128,7 +131,7 @@ def _find(name, draws):
     return [Find(name, importance(draws.logw), draws.u[i], float(draws.logL[i]))]
 
 
-def search_around_highest(key, known, evaluate, made, left):
+def search_around_highest(key: Array, known: Known, evaluate: Evaluate, made: list[Draws], left: float):
     """Follow the highest of the places of chains and of all draws if it is higher than what was known before.
 
     Flows need not have learned from a draw that is alone on a narrow peak, and its weight says little of the peak's mass.

@@ -1,7 +1,7 @@
 """Draws from the flows of a refine phase and their weights, and the functions and coordinates that the phase is given."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from fusions.algorithms.refine.settings import BATCH, UNIT
 from fusions.kernels.base import Kernel
 from fusions.numerics import logsumexp
+from fusions.types import Array
 
 
 class RefineSpace(NamedTuple):
@@ -69,7 +70,7 @@ class Ensemble(NamedTuple):
     fits: tuple
 
     @classmethod
-    def of(cls, pair, n):
+    def of(cls, pair: Sequence, n: int):
         """Start n fits from the same pair of states."""
         return cls((tuple(pair),) * n)
 
@@ -105,11 +106,11 @@ class Evaluate:
     highest : log L so far, inside of the prior.
     """
 
-    def __init__(self, target, dtype):
+    def __init__(self, target: Callable, dtype: Any):
         """Take the target of a refine phase, and the type of its points."""
         self.target, self.dtype, self.highest = target, dtype, -np.inf
 
-    def __call__(self, u):
+    def __call__(self, u: np.ndarray):
         """Return logL (n,), logprior (n,) at u (n, d)."""
         logL, logprior = np.empty((2, len(u)))
         for i, n, rows in _batches(u.astype(self.dtype)):
@@ -119,12 +120,12 @@ class Evaluate:
         return logL, logprior
 
 
-def whole_units(n):
+def whole_units(n: float):
     """Round a number of draws up to a batch from each flow."""
     return UNIT * max(int(np.ceil(n / UNIT)), 1)
 
 
-def draw(key, functions, flows, n):
+def draw(key: Array, functions: RefineFunctions, flows: Ensemble, n: int):
     """Draw points, batch by batch from each of the flows, with their weights under the mixture.
 
     Parameters
@@ -150,12 +151,12 @@ def draw(key, functions, flows, n):
     return together(parts)
 
 
-def together(parts):
+def together(parts: list[Draws]):
     """Join `Draws`."""
     return Draws(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def logq(functions, flows, fold, u):
+def logq(functions: RefineFunctions, flows: Ensemble, fold: int, u: np.ndarray):
     """Compute ln of the density at u (n, d) of the equal mixture of one fold's flows.
 
     Parameters

@@ -1,5 +1,7 @@
 """The Gaussian at the top of a mode: climb from a point of it, measure the curvature there."""
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy.optimize import minimize
 
@@ -12,7 +14,7 @@ NARROWEST, WIDEST = 0.1, 3.0  # standard deviations along combined axes, in unit
 WALL = 1e10  # instead of an infinite - ln(prior x likelihood): a line search steps back from it
 
 
-def laplace(x, scale, evaluate, bounds, known):
+def laplace(x: np.ndarray, scale: np.ndarray, evaluate: Callable, bounds: np.ndarray, known: Callable):
     """Approximate a mode by a Gaussian at its top.
 
     L-BFGS-B (Byrd et al. 1995, doi:10.1137/0916069) climbs by finite differences: a likelihood needs no gradients of its own. Along the

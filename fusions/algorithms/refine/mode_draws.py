@@ -79,30 +79,30 @@ class Proposal:
     angle: np.ndarray
 
     @classmethod
-    def of(cls, mean, cov, angle, volume):
+    def of(cls, mean: np.ndarray, cov: np.ndarray, angle: np.ndarray, volume: float):
         """Make the proposal around a mean (d,) with so many times the volume of a Gaussian's covariance (d, d)."""
         scale = np.sqrt(np.diag(cov))
         shape = cov / np.outer(scale, scale) + LEAST_WIDTH**2 * np.eye(len(mean))
         return cls(mean, scale, multivariate_t(shape=shape, df=TAIL), angle).wider(volume)
 
-    def wider(self, volume):
+    def wider(self, volume: float):
         """Return a proposal of so many times the volume."""
         return dataclasses.replace(self, around=multivariate_t(shape=volume ** (2 / len(self.mean)) * self.around.shape, df=TAIL))
 
-    def units(self, u):
+    def units(self, u: np.ndarray):
         """Express u (n, d) in standard deviations from the mean."""
         return wrapped(u - self.mean, self.angle) / self.scale
 
-    def distance(self, u):
+    def distance(self, u: np.ndarray):
         """Compute the Mahalanobis distance of u (d,) from the mean."""
         z = self.units(u[None])[0]
         return np.sqrt(z @ np.linalg.solve(self.around.shape, z))
 
-    def logpdf(self, u):
+    def logpdf(self, u: np.ndarray):
         """Compute ln of the density at u (n, d)."""
         return np.reshape(self.around.logpdf(self.units(u)), -1) - np.sum(np.log(self.scale))
 
-    def draw(self, rng, n):
+    def draw(self, rng: np.random.Generator, n: int):
         """Draw n points (n, d)."""
         return wrapped(self.mean + self.scale * self.around.rvs(n, random_state=rng).reshape(n, -1), self.angle)
 
@@ -144,7 +144,7 @@ class Mode:
         return max(len(self.u) / self.n_draws, LEAST_INSIDE) if self.n_draws else 1.0
 
 
-def draw_until_done(rng, modes, floor, search):
+def draw_until_done(rng: np.random.Generator, modes: list[Mode], floor: np.ndarray, search: Search):
     """Draw from the proposals of modes and learn from it, until all are done or given up, or calls or time are spent; returns the calls."""
     spent = 0
     for i in range(TRIES):
@@ -156,12 +156,13 @@ def draw_until_done(rng, modes, floor, search):
         spent += more
         parts = [mode.proposal.draw(rng, int(DRAWS * len(floor) / mode.inside())) for mode in active]
         new, ends = np.concatenate(parts), np.cumsum([len(part) for part in parts])[:-1]
-        for mode, *rows in zip(active, *(np.split(values, ends) for values in (new, *search.evaluate(new))), strict=True):
-            learn(mode, *rows, floor)
+        rows = (np.split(values, ends) for values in (new, *search.evaluate(new)))
+        for mode, u, logL, logprior in zip(active, *rows, strict=True):
+            learn(mode, u, logL, logprior, floor)
     return spent
 
 
-def fill(rng, modes, floor, search, *, lost):
+def fill(rng: np.random.Generator, modes: list[Mode], floor: np.ndarray, search: Search, *, lost: bool):
     """Draw more from modes that are done and nearly Gaussian or `lost`, by their masses, from the proposals before the wide ones."""
     total, left = logsumexp(np.array([mode.logZ for mode in modes] or [0.0])), search.limit
     for mode in (mode for mode in modes if mode.done and (mode.gaussian() or lost)):
@@ -170,10 +171,11 @@ def fill(rng, modes, floor, search, *, lost):
         if n > 0:
             left -= n
             u = mode.history[-2][0].draw(rng, n)
-            learn(mode, u, *search.evaluate(u), floor)
+            logL, logprior = search.evaluate(u)
+            learn(mode, u, logL, logprior, floor)
 
 
-def learn(mode, u, logL, logprior, floor):
+def learn(mode: Mode, u: np.ndarray, logL: np.ndarray, logprior: np.ndarray, floor: np.ndarray):
     """Add draws (n, d) to those of a mode, weigh all of them against the mixture of the proposals tried, and fit the next proposal."""
     inside = np.isfinite(logL) & np.isfinite(logprior)
     mode.history.append((mode.proposal, len(u)))
@@ -195,7 +197,7 @@ def learn(mode, u, logL, logprior, floor):
         mode.proposal = _fitted(mode.u, _coolest(logw, mode.logL, wanted), mode.proposal.angle, floor, EXPLORE_VOLUME if enough else WIDER)
 
 
-def drawn_from(modes, d):
+def drawn_from(modes: list[Mode], d: int):
     """Weigh the draws of all modes against the mixture of all their proposals."""
     tried = [proposal for mode in modes for proposal in mode.history]
     u = np.concatenate([np.empty((0, d)), *(mode.u for mode in modes)])
@@ -224,6 +226,6 @@ def _fitted(u, logw, angle, floor, volume):
     return Proposal.of(u[np.argmax(w)] + mean, (n * cov + d * np.diag(np.diag(cov))) / (n + d) + np.diag(floor), angle, volume)
 
 
-def wrapped(u, angle):
+def wrapped(u: np.ndarray, angle: np.ndarray):
     """Wrap the angles of u (n, d) into [-pi, pi)."""
     return np.where(angle, turned(u), u)

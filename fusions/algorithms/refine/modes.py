@@ -4,6 +4,7 @@ The masses of modes drift along a nested run, and a narrow mode may lose its las
 contours still show where it is. `find_modes` tells modes apart, `survey` gives each draws of its own.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from fusions.algorithms.refine.mode_draws import (
     WIDER,
     Mode,
     Proposal,
+    Search,
     draw_until_done,
     drawn_from,
     fill,
@@ -24,6 +26,7 @@ from fusions.algorithms.refine.mode_draws import (
 )
 from fusions.evidence.volumes import Points
 from fusions.numerics import generator_of, least_width, on_circles
+from fusions.types import Array
 
 NEIGHBOURS = 6  # of a point among which a peak is the highest, or twice the dimension if that is more
 MOST_POINTS = 20_000  # that are looked at, evenly taken from all
@@ -77,7 +80,7 @@ class Found(NamedTuple):
     gaussian_fraction: float
 
 
-def find_modes(u, logL, evaluate, periodic):
+def find_modes(u: np.ndarray, logL: np.ndarray, evaluate: Callable, periodic: tuple[bool, ...]):
     """Find the highest point of each mode.
 
     A peak is a point with no higher one among its neighbours. It is a mode unless the likelihood part way to one of the nearest higher
@@ -107,7 +110,7 @@ def find_modes(u, logL, evaluate, periodic):
     return peaks, np.sqrt(np.mean(spread**2, axis=1))
 
 
-def survey(key, points, search):
+def survey(key: Array, points: Points, search: Search):
     """Find each mode among the points of a nested run at the posterior.
 
     The highest point of a mode climbs to the top, where the curvature gives a first Gaussian. Draws from it (with the tails of a Student
@@ -145,14 +148,14 @@ def survey(key, points, search):
     fill(rng, modes, floor, search._replace(limit=allowed(integral) - spent), lost=lost)
     arrived = [mode for mode in modes if mode.ess >= WANTED * d and mode.logZ > best - NEGLIGIBLE]
     if not arrived or (len(arrived) == 1 and not ((arrived[0].gaussian() or lost) and arrived[0].ess > ALONE)):
-        return Survey(np.empty((0, d)), *np.empty((2, 0)), np.empty(0, int), np.empty(0), np.empty(0, bool), drawn_from(modes, d))
-    columns = ([getattr(mode, name) for mode in arrived] for name in ("u", "logL", "logw"))
+        return Survey(np.empty((0, d)), np.empty(0), np.empty(0), np.empty(0, int), np.empty(0), np.empty(0, bool), drawn_from(modes, d))
+    u, logL, logw = (np.concatenate([getattr(mode, name) for mode in arrived]) for name in ("u", "logL", "logw"))
     which = np.repeat(np.arange(len(arrived)), [len(mode.u) for mode in arrived])
     logZ, gaussian = np.array([mode.logZ for mode in arrived]), np.array([mode.gaussian() for mode in arrived])
-    return Survey(*map(np.concatenate, columns), which, logZ, gaussian, drawn_from(modes, d))
+    return Survey(u, logL, logw, which, logZ, gaussian, drawn_from(modes, d))
 
 
-def follow(key, n, top, spread, search):
+def follow(key: Array, n: int, top: np.ndarray, spread: np.ndarray, search: Search):
     """Find the mass around a point that is higher than any known before: a climb, population Monte Carlo, and draws from the last proposal.
 
     Parameters
@@ -174,7 +177,8 @@ def follow(key, n, top, spread, search):
     proposal = modes[0].history[-2][0] if modes[0].done else modes[0].proposal
     last = Mode(proposal, np.empty((0, d)))
     u = proposal.draw(rng, n)
-    learn(last, u, *search.evaluate(u), floor)
+    logL, logprior = search.evaluate(u)
+    learn(last, u, logL, logprior, floor)
     return drawn_from([last], d)
 
 
@@ -188,7 +192,7 @@ def _widths(top, spread, evaluate, angle):
     return steps[HALVINGS - np.maximum(within, 1), np.arange(d)]
 
 
-def joined(points, modes):
+def joined(points: Points, modes: Survey):
     """Append the draws of a `Survey` to points, in both folds and without posterior weight.
 
     Returns

@@ -13,16 +13,17 @@ import numpy as np
 
 from fusions.algorithms.refine.chains import Chains, Start, run_chains
 from fusions.algorithms.refine.checks import Bridged, bridged, finds_of, search_around_highest
-from fusions.algorithms.refine.draws import Draws, Ensemble, Evaluate, draw, together, whole_units
+from fusions.algorithms.refine.draws import Draws, Ensemble, Evaluate, RefineFunctions, draw, together, whole_units
 from fusions.algorithms.refine.known import Known
 from fusions.algorithms.refine.mode_draws import Search
-from fusions.algorithms.refine.modes import joined, survey
+from fusions.algorithms.refine.modes import Found, joined, survey
 from fusions.algorithms.refine.rounds import Round, adapt, few_draws_dominate, fitted
-from fusions.algorithms.refine.settings import UNIT
+from fusions.algorithms.refine.settings import UNIT, Refine
 from fusions.algorithms.refine.training import MODE_SHARE, blended
 from fusions.evidence.importance import Importance, importance
-from fusions.evidence.volumes import tempered
+from fusions.evidence.volumes import Points, tempered
 from fusions.numerics import keys_of, normalised
+from fusions.types import Array, Budget, Schedule
 
 INFORMATION = (0.6, 0.3)  # of two tempered targets, relative to that of the posterior
 START_SHARES = (0.8, 0.1, 0.1)  # of chains that start from the posterior and from these
@@ -75,7 +76,7 @@ class Final(NamedTuple):
     made: list
 
 
-def refine(key, settings, schedule, functions, points, budget, target):
+def refine(key: Array, settings: Refine, schedule: Schedule, functions: RefineFunctions, points: Points, budget: Budget, target: int):
     """Run the refine phase.
 
     Parameters
@@ -114,7 +115,7 @@ def refine(key, settings, schedule, functions, points, budget, target):
     return Refined(final.round.estimate, checks, ode_error, history, final.round.draws, final.flows, chains, modes.logZ, finds)
 
 
-def chain_start(points, found):
+def chain_start(points: Points, found: Found):
     """Choose where chains start: at the posterior, at the two betas before it, and at the modes found, by their masses and all alike.
 
     Parameters
@@ -133,7 +134,7 @@ def chain_start(points, found):
     return Start(known, logw, found.mode_fraction, found.gaussian_fraction)
 
 
-def betas_of(points):
+def betas_of(points: Points):
     """Find the betas at which prior x L^beta has each share of the posterior's information in `INFORMATION`.
 
     Regions that live points lost on their way to the posterior are still among the points of earlier contours.

@@ -7,10 +7,12 @@ import jax
 import numpy as np
 
 from fusions.algorithms.refine.draws import Draws, Ensemble, draw
-from fusions.algorithms.refine.settings import FITS, UNIT
+from fusions.algorithms.refine.known import Known
+from fusions.algorithms.refine.settings import FITS, UNIT, Refine
 from fusions.algorithms.refine.training import train
 from fusions.evidence.importance import FINITE_KHAT, TRUSTED_KHAT, Importance, importance
 from fusions.numerics import keys_of
+from fusions.types import Array
 
 ROUND_SHARE = 0.05  # of the budget or of the calls of the chains, per adaptation round
 FINAL_SHARE = 0.5  # of the budget that adaptation leaves to the final draws, if they need so many
@@ -54,7 +56,7 @@ class Rounds:
     with_velocity: bool = False
     made: list = dataclasses.field(default_factory=list)
 
-    def add(self, draws, flows):
+    def add(self, draws: Draws, flows: Ensemble):
         """Append a round of draws from flows."""
         self.made.append(Round(draws, importance(draws.logw)))
         if self.made[-1].efficiency >= self.made[self.of_best].efficiency:
@@ -73,16 +75,16 @@ class Rounds:
         first = next((i for i, share in enumerate(shares) if share > self.min_efficiency), len(shares))
         return [i for i in range(first + 1, len(shares)) if shares[i] > MIN_RELATIVE_EFFICIENCY * self.min_efficiency]
 
-    def wanted(self, settings):
+    def wanted(self, settings: Refine):
         """Return the number of fresh draws that the wanted error asks for, beside those of the rounds to pool."""
         needed = (1 / max(self.made[self.of_best].efficiency, 1e-9) - 1) / settings.error**2
         return min(needed, settings.max_draws) - self.size * len(self.to_pool())
 
-    def stalled(self, n):
+    def stalled(self, n: float):
         """Decide whether kernels and Gaussians alone do not do: no good round yet, and no progress in the last n."""
         return max(made.efficiency for made in self.made) < self.min_efficiency and self._no_progress(n)
 
-    def settled(self, *, early):
+    def settled(self, *, early: bool):
         """Decide whether adaptation may end: without progress, or if the last two rounds were good and agree.
 
         Where chains did not settle `early`, a part of the posterior fills slowly, and good rounds do not show that it is full.
@@ -102,7 +104,7 @@ class Rounds:
         return len(shares) > n and max(shares[-int(n) :]) < PROGRESS * max(shares[: -int(n)])
 
 
-def adapt(key, known, budget, *, early):
+def adapt(key: Array, known: Known, budget: int, *, early: bool):
     """Do adaptation rounds.
 
     Parameters
@@ -131,7 +133,7 @@ def adapt(key, known, budget, *, early):
     return rounds
 
 
-def fitted(key, known, flows, rounds):
+def fitted(key: Array, known: Known, flows: Ensemble, rounds: Rounds):
     """Fit the flows once more, from those before, to all that is known by now.
 
     Flows with a velocity cost much to fit: of these there is a new one of each fold, beside the one before.
@@ -155,6 +157,6 @@ def _paired(key, pairs):
     return zip(keys_of(key, len(pairs)), pairs, strict=True)
 
 
-def few_draws_dominate(made, min_efficiency):
+def few_draws_dominate(made: Round, min_efficiency: float):
     """Decide whether a few of the final draws carry their estimate: they show what the flows miss, and should train them once more."""
     return made.efficiency < min_efficiency and made.estimate.khat > FINITE_KHAT

@@ -1,10 +1,15 @@
 """Training sets of the refine phase: what the flows of each fold are fitted to."""
 
+from collections.abc import Callable
+
 import jax
 import numpy as np
 
-from fusions.evidence.volumes import tempered
+from fusions.algorithms.refine.draws import Draws
+from fusions.algorithms.refine.known import Known
+from fusions.evidence.volumes import Points, tempered
 from fusions.numerics import effective_sample_size, generator_of, logsumexp, normalised, systematic_resample
+from fusions.types import Array
 
 ROWS = 8192  # of a training set
 TARGETS = ((0.85, 1.0), (0.15, 0.5))  # shares of the training set, powers of the likelihood: what fits the second bounds the weights
@@ -15,7 +20,7 @@ MODE_SHARE = 0.15  # of all these, and of the starts of chains, in equal parts f
 NESTED_TRUST = 0.25  # weight of nested points and of chains relative to their effective size
 
 
-def train(key, known, states, rounds, *, with_velocity):
+def train(key: Array, known: Known, states: tuple, rounds: list[Draws], *, with_velocity: bool):
     """Fit each flow to the points and chains of its fold and to the draws of the rounds, at the powers of `targets_of`.
 
     At each power a set of points counts by its effective size; nested points and chains by less, since masses of modes drift and places
@@ -54,7 +59,7 @@ def train(key, known, states, rounds, *, with_velocity):
     return tuple(out)
 
 
-def targets_of(points):
+def targets_of(points: Points):
     """Choose the shares of the training set and their powers of the likelihood.
 
     In a funnel the narrow parts hold the highest likelihoods, too few rows of the posterior for a covariance, and densities that are
@@ -69,7 +74,7 @@ def targets_of(points):
     return *(((1 - NECK_SHARE) * share, beta) for share, beta in TARGETS), (NECK_SHARE, 1 + NECK_REACH / spread)
 
 
-def blended(logw, other, share):
+def blended(logw: np.ndarray, other: np.ndarray, share: float):
     """Give other log weights (n,) a share of normalised ones."""
     return logw if share == 0 else np.logaddexp(logw + np.log(1 - share), normalised(other) + np.log(share))
 
@@ -85,7 +90,7 @@ def _truncated(logw):
     return np.minimum(logw, logsumexp(logw) - np.log(n) + 0.5 * np.log(n))
 
 
-def training_rows(key, x, logw, held_out):
+def training_rows(key: Array, x: np.ndarray, logw: np.ndarray, held_out: Callable):
     """Resample weighted points (n, d) to a fixed number of rows; the slots that a fit holds out have sources of their own."""
     rng = generator_of(key)
     held, slots = held_out(len(x))[rng.permutation(len(x))], held_out(ROWS)
