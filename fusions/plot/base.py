@@ -1,8 +1,11 @@
 """What all figures share: colours, empty figures, words."""
 
 import io
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -23,35 +26,35 @@ class Picture(Figure):
         return buffer.getvalue()
 
 
-def new_figure(width, height, layout="constrained"):
+def new_figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
     """Make an empty figure (inches)."""
     figure = Picture(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
     return figure
 
 
-def tidy(ax):
+def tidy(ax: Axes) -> None:
     """Remove what carries no information from a pair of axes."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(color="0.92", linewidth=0.8)
     ax.set_axisbelow(True)
 
 
-def message(text):
+def message(text: str) -> Figure:
     """Make a small figure that says why there is nothing to show."""
     figure = new_figure(6, 2)
     figure.text(0.5, 0.5, text, ha="center", va="center", color=GREY)
     return figure
 
 
-def title_of(result):
+def title_of(result: Any) -> str:
     """Name of the problem and evidence, in the figure's words."""
     name = result.info.get("name")
     logZ = with_error(result.logZ, result.logZ_err).replace("+-", r"\pm")
     return f"{name}: " * bool(name) + rf"$\ln Z = {logZ}$"
 
 
-def chosen_columns(result, params):
+def chosen_columns(result: Any, params: Sequence[str] | None) -> list[str]:
     """Return the columns to show: those asked for, else the parameters that vary, at most eight."""
     if params is None:
         varies = np.ptp(result.theta, axis=0) > 0

@@ -1,6 +1,10 @@
 """The course of a run: contours against volumes, insertion ranks."""
 
+from typing import Any
+
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from fusions.plot.base import BLUE, GREY, RED, message, new_figure, tidy, title_of
 
@@ -18,7 +22,7 @@ def _draw_mass(ax, evidence):
     ax.set(ylabel="posterior mass\nper unit", ylim=(0, None))
 
 
-def run_plot(result):
+def run_plot(result: Any) -> Figure:
     """Draw log L against -ln X, coloured by posterior weight, above the posterior mass per unit of ln X.
 
     The peak of the mass must lie well inside of the run; if the last points still rise, the run is too short.
@@ -32,18 +36,18 @@ def run_plot(result):
     return figure
 
 
-def can_show_run(result):
+def can_show_run(result: Any) -> bool:
     """Decide whether there are points to draw."""
     return bool(np.isfinite(result.evidence.logZ) and np.isfinite(result.logL).sum() >= 2)
 
 
-def draw_run(top, bottom, result):
+def draw_run(top: Axes, bottom: Axes, result: Any) -> None:
     """Draw the points of a run into the upper axes, its posterior mass into the lower ones."""
     evidence, logL = result.evidence, result.logL
     shown = np.isfinite(logL)
     weight = np.exp(evidence.logw - np.max(evidence.logw))
     order = np.flatnonzero(shown)[np.argsort(weight[shown], kind="stable")]
-    look = {"s": 6, "cmap": "viridis", "vmin": 0, "vmax": 1, "rasterized": True}
+    look: dict[str, Any] = {"s": 6, "cmap": "viridis", "vmin": 0, "vmax": 1, "rasterized": True}
     dots = top.scatter(-evidence.logX[order], logL[order], c=weight[order], **look)
     top.figure.colorbar(dots, ax=[top, bottom], label="posterior weight / largest", pad=0.01)
     live = np.arange(len(logL)) >= len(logL) - result.n_live
@@ -69,7 +73,7 @@ def _limit_logL(ax, logL, logw):
     return int(np.count_nonzero(logL < low - pad))
 
 
-def insertion_plot(result):
+def insertion_plot(result: Any) -> Figure:
     """Draw the histogram of insertion ranks with the bands of 68 % and 95 % of bars if all is well.
 
     A slope or a cup means that replacements do not sample the constrained prior, and that ln Z is biased.
@@ -81,7 +85,7 @@ def insertion_plot(result):
     return figure
 
 
-def draw_insertion(ax, result):
+def draw_insertion(ax: Axes, result: Any) -> None:
     """Draw the insertion ranks into axes."""
     from scipy.stats import binom
 

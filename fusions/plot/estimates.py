@@ -1,6 +1,11 @@
 """Estimates of ln Z side by side, and what their errors and their time are made of."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from fusions.errors import OptionError
 from fusions.plot.base import BLUE, GREEN, GREY, ORANGE, RED, message, new_figure, tidy, title_of
@@ -10,7 +15,7 @@ MOST_ROUNDS = 3  # of the refine phase, the last ones
 LEAST_ERROR = 1e-6  # nats that still are worth a bar
 
 
-def evidence_plot(result, others=None):
+def evidence_plot(result: Any, others: Mapping[str, tuple[float, float]] | None = None) -> Figure:
     """Draw every estimate of ln Z with its error; the reported one is a band across.
 
     Parameters
@@ -50,7 +55,7 @@ def _checked(others):
     return others
 
 
-def draw_evidence(ax, result, rows=None):
+def draw_evidence(ax: Axes, result: Any, rows: Mapping[str, tuple[float, float]] | None = None) -> None:
     """Draw estimates {name: (ln Z, error)} into axes, the first on top."""
     rows = _estimates(result) if rows is None else rows
     own = _estimates(result)
@@ -67,7 +72,7 @@ def draw_evidence(ax, result, rows=None):
     tidy(ax)
 
 
-def budget_plot(result):
+def budget_plot(result: Any) -> Figure:
     """Draw what the error of ln Z is made of, and where the time went."""
     sources = _sources(result)
     clocks = {k: v for k, v in result.seconds.items() if k in CLOCKS}
@@ -95,7 +100,7 @@ def _sources(result):
     return sources
 
 
-def draw_sources(ax, sources, headline):
+def draw_sources(ax: Axes, sources: Mapping[str, float], headline: str) -> None:
     """Draw errors as bars on a logarithmic axis; that of the reported estimate is blue."""
     reported = {"volumes": "shrinkage of volumes", "importance": "importance sampling"}[headline]
     values = [max(value, LEAST_ERROR) for value in sources.values()]

@@ -1,6 +1,9 @@
 """The history of a run, level by level."""
 
+from typing import Any
+
 import numpy as np
+from matplotlib.figure import Figure
 
 from fusions.plot.base import BLUE, GREEN, GREY, ORANGE, RED, message, new_figure, tidy, title_of
 
@@ -29,7 +32,7 @@ def _level_efficiency(result):
     return np.divide(replaced, calls, out=np.full(len(calls), np.nan), where=calls > 0)
 
 
-def level_plot(result):
+def level_plot(result: Any) -> Figure:
     """Draw efficiency, loss and every other quantity of `level_trace` against the prior's compression."""
     trace = dict(result.level_trace)
     efficiency = _level_efficiency(result)

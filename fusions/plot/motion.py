@@ -1,9 +1,12 @@
 """Pictures of motion in two dimensions: points that the flow carries, live points that climb."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.animation import PillowWriter
+from matplotlib.figure import Figure
 
 from fusions.errors import OptionError
 from fusions.io.files import writing
@@ -28,7 +31,7 @@ def _label_axes(ax, result, pair):
     ax.set(xlabel=labels[pair[0]], ylabel=labels[pair[1]])
 
 
-def flow_plot(result, params=None, n=300, key=0):
+def flow_plot(result: Any, params: Sequence[str] | None = None, n: int = 300, key: int = 0) -> Figure:
     """Draw how the flow carries points from its base to the posterior, in two parameters, if it has learned to.
 
     Parameters
@@ -76,7 +79,7 @@ def _cut_at_jumps(values):
     return values
 
 
-def animate(result, path, params=None, n_frames=60):
+def animate(result: Any, path: str | Path, params: Sequence[str] | None = None, n_frames: int = 60) -> Path:
     """Write an animation (gif) of the live points on their way up, dead points staying behind in grey.
 
     Parameters

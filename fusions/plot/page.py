@@ -1,7 +1,11 @@
 """The page that a user wants first, and all figures of a result in a folder."""
 
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
 
 from fusions.plot.base import GREY, RED, chosen_columns, message, new_figure, title_of
 from fusions.plot.course import can_show_run, draw_insertion, draw_run, insertion_plot, run_plot
@@ -21,7 +25,7 @@ FIGURES = {
 }
 
 
-def page(result, params=None):
+def page(result: Any, params: Sequence[str] | None = None) -> Figure:
     """Draw on one page what to look at first: posterior, estimates of ln Z, the course of the run, insertion ranks, cost, warnings.
 
     Parameters
@@ -40,7 +44,7 @@ def page(result, params=None):
     figure = new_figure(14, 9, layout=None)
     left = figure.add_gridspec(1, 1, left=0.06, right=0.48, top=0.88, bottom=0.13)
     draw_corner(figure, result, chosen, left[0])
-    rows = figure.add_gridspec(3, 1, left=0.575, right=0.97, top=0.88, bottom=0.13, height_ratios=(1, 2.5, 1.2), hspace=0.45)
+    rows: Any = figure.add_gridspec(3, 1, left=0.575, right=0.97, top=0.88, bottom=0.13, height_ratios=(1, 2.5, 1.2), hspace=0.45)
     evidence, ranks = figure.add_subplot(rows[0]), figure.add_subplot(rows[2])
     top, bottom = (figure.add_subplot(cell) for cell in rows[1].subgridspec(2, 1, height_ratios=(2, 1), hspace=0.1))
     draw_evidence(evidence, result)
@@ -69,7 +73,7 @@ def _write_words(figure, result):
     figure.text(0.06, 0.07, "\n".join(lines), fontsize=9, color=RED, va="top")
 
 
-def save_all(result, directory):
+def save_all(result: Any, directory: str | Path) -> list[Path]:
     """Write page, corner, run, evidence, insertion, levels and budget as png into a folder.
 
     Returns

@@ -1,6 +1,10 @@
 """The posterior on anesthetic's axes."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+from matplotlib.figure import Figure
 
 from fusions.plot.base import BLUE, chosen_columns, message, new_figure, title_of
 
@@ -8,7 +12,7 @@ MOST_DRAWS = 2000
 FEWEST_DRAWS = 50
 
 
-def corner(result, params=None):
+def corner(result: Any, params: Sequence[str] | None = None) -> Figure:
     """Draw one- and two-dimensional posteriors with 68 % and 95 % regions on anesthetic's axes.
 
     Parameters
@@ -32,7 +36,7 @@ def corner(result, params=None):
     return figure
 
 
-def draw_corner(figure, result, chosen, spec=None):
+def draw_corner(figure: Figure, result: Any, chosen: Sequence[str], spec: Any = None) -> None:
     """Draw the corner of the chosen columns into a figure, or into the part `spec` of its grid."""
     from anesthetic import make_2d_axes
     from anesthetic.utils import temporary_seed
