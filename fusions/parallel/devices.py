@@ -1,7 +1,9 @@
 """The devices of a run, and the processes that they belong to: these decide together, and the first one writes."""
 
 import pickle
+from collections.abc import Callable
 from numbers import Integral
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,7 +13,7 @@ from fusions.errors import FusionsError, OptionError
 from fusions.parallel.sharding import AXIS, Layout
 
 
-def choose_layout(problem, devices, max_batch):
+def choose_layout(problem: Any, devices: Any, max_batch: int | None) -> Layout:
     """Make the `Layout` of a run.
 
     Parameters
@@ -73,12 +75,12 @@ class ProcessGroup:
     is_first : whether this one writes files and shows progress.
     """
 
-    def __init__(self, layout):
+    def __init__(self, layout: Layout):
         """Count the processes of a `Layout`."""
         self.size = 1 if layout.mesh is None else len({device.process_index for device in layout.mesh.devices})
         self.is_first = self.size == 1 or jax.process_index() == 0
 
-    def first(self, function):
+    def first(self, function: Callable[[], Any]) -> Any:
         """Call a function in the first process; return what it returns, or raise its `FusionsError`, in all of them."""
         if self.size == 1:
             return function()
@@ -101,7 +103,7 @@ class ProcessGroup:
         data = np.frombuffer(data, np.uint8) if self.is_first else np.zeros(length, np.uint8)
         return np.asarray(broadcast_one_to_all(data), np.uint8).tobytes()  # wider before jax 0.6.2
 
-    def highest(self, value):
+    def highest(self, value: int) -> int:
         """Return the highest of the processes' small integers."""
         if self.size == 1:
             return value

@@ -8,21 +8,46 @@ import os
 import time
 import uuid
 from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from fusions.errors import OptionError
-from fusions.parallel.tasks import ATTEMPTS, IMPORTABLE, TASKS, Batch, PoolFailure, attempt_known, attempt_packed, dumps
+from fusions.parallel.tasks import ATTEMPTS, IMPORTABLE, TASKS, Batch, PoolFailure, Task, attempt_known, attempt_packed, dumps
 from fusions.parallel.workers import Processes
 
 AHEAD = 16  # rows given to an executor beyond two per worker, which hide the time that they travel
 
 
+class Workers(Protocol):
+    """What each of the three kinds offers: it calls a `Task` at rows, and ends what it has begun.
+
+    Attributes
+    ----------
+    kind : "processes", or the name of the class of the user's pool.
+    n_workers : number of workers that compute at the same time.
+    faults : how often calls failed, {kind of `tasks.ATTEMPTS`: number}.
+    """
+
+    kind: str
+    n_workers: int
+    faults: Counter[str]
+
+    def run(self, rows: Sequence[Any]) -> tuple[list[Any], float]:
+        """Return the values at the rows, in their order, and the seconds that workers spent on them, or raise a PoolFailure."""
+
+    def close(self) -> None:
+        """End workers of our own; a pool given by the user stays open."""
+
+
 class Futures:
     """An executor of the user's, which is left open."""
 
-    def __init__(self, task, executor, timeout):
-        self.executor, self.timeout, self.task, self.faults = executor, timeout, task, Counter()
+    def __init__(self, task: Task, executor: Any, timeout: float | None):
+        self.executor, self.timeout, self.task = executor, timeout, task
         self.kind, self.n_workers = type(executor).__name__, _count_workers(executor)
-        self.key, self.payload = uuid.uuid4().hex, None
+        self.faults: Counter[str] = Counter()
+        self.key = uuid.uuid4().hex
+        self.payload: bytes | None = None
         TASKS[self.key] = task
         try:
             self._greet()
@@ -55,9 +80,11 @@ class Futures:
         except Exception as error:
             raise _broken(error, []) from error
 
-    def run(self, rows):
+    def run(self, rows: Sequence[Any]) -> tuple[list[Any], float]:
         """Return the values at the rows, and the seconds that workers spent on them."""
-        batch, flying, clocks = Batch(len(rows), self.faults), {}, {}
+        batch = Batch(len(rows), self.faults)
+        flying: dict[concurrent.futures.Future, int] = {}
+        clocks: dict[concurrent.futures.Future, float] = {}
         try:
             while not batch.finished(flying.values()):
                 while len(flying) < 2 * self.n_workers + AHEAD and (index := batch.take()) is not None:
@@ -66,7 +93,7 @@ class Futures:
                 clocks = {future: clocks.get(future, time.monotonic()) for future in running}
                 patience = max(min(clocks.values()) + self.timeout - time.monotonic(), 0.0) if self.timeout else None
                 done, _ = concurrent.futures.wait(flying, patience, concurrent.futures.FIRST_COMPLETED)
-                for future in sorted(done, key=flying.get):
+                for future in sorted(done, key=flying.__getitem__):
                     self._enter(future, flying, rows, batch)
                 for future in set(running) & set(flying):
                     if self.timeout and time.monotonic() - clocks[future] >= self.timeout:
@@ -89,7 +116,7 @@ class Futures:
         else:
             batch.enter(index, answer)
 
-    def close(self):
+    def close(self) -> None:
         """Forget the likelihood; the executor stays open."""
         TASKS.pop(self.key, None)
 
@@ -97,13 +124,15 @@ class Futures:
 class Mapped:
     """Any object with `map`, which is left open; all rows of a batch are sent at once."""
 
-    def __init__(self, task, mapper):
-        self.mapper, self.task, self.faults = mapper, task, Counter()
+    def __init__(self, task: Task, mapper: Any):
+        self.mapper, self.task = mapper, task
         self.kind, self.n_workers = type(mapper).__name__, _count_workers(mapper)
-        self.key, self.payload = uuid.uuid4().hex, None
+        self.faults: Counter[str] = Counter()
+        self.key = uuid.uuid4().hex
+        self.payload: bytes | None = None
         TASKS[self.key] = task
 
-    def run(self, rows):
+    def run(self, rows: Sequence[Any]) -> tuple[list[Any], float]:
         """Return the values at the rows, and the seconds that workers spent on them."""
         batch = Batch(len(rows), self.faults)
         while not batch.finished(()):
@@ -124,7 +153,7 @@ class Mapped:
         except Exception as error:
             raise _broken(error, taken) from error
 
-    def close(self):
+    def close(self) -> None:
         """Forget the likelihood; the pool stays open."""
         TASKS.pop(self.key, None)
 
@@ -148,11 +177,11 @@ def _count_workers(pool):
 class Pool:
     """One of the three kinds, with counts of what it did."""
 
-    def __init__(self, workers):
+    def __init__(self, workers: Workers):
         self.workers, self.n_workers = workers, workers.n_workers
         self.opened, self.n_calls, self.seconds, self.busy = time.perf_counter(), 0, 0.0, 0.0
 
-    def map(self, rows, n_points):
+    def map(self, rows: Sequence[Any], n_points: int) -> list[Any]:
         """Return what the likelihood returned at rows that stand for a number of points, in their order, or raise a PoolFailure."""
         start = time.perf_counter()
         try:
@@ -163,19 +192,19 @@ class Pool:
         self.n_calls += n_points
         return values
 
-    def report(self):
+    def report(self) -> dict[str, Any]:
         """Sum up: points, seconds in batches and altogether, seconds of work of all workers, and the faults that were mended."""
         return {
             "kind": self.workers.kind, "n_workers": self.n_workers, "n_calls": self.n_calls, "seconds": self.seconds, "busy": self.busy,
             "elapsed": time.perf_counter() - self.opened, **{kind: self.workers.faults[kind] for kind in ATTEMPTS},
         }  # fmt: skip
 
-    def close(self):
+    def close(self) -> None:
         """End workers of our own; a pool given by the user stays open."""
         self.workers.close()
 
 
-def check_pool(pool, timeout):
+def check_pool(pool: Any, timeout: Any) -> None:
     """Raise an error that says what to type if the arguments make no pool."""
     if isinstance(timeout, bool) or (timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0)):
         raise OptionError(f"Expected timeout > 0, the seconds that a likelihood call may take, or None; got {timeout!r}. Type timeout=600.")
@@ -195,7 +224,7 @@ def check_pool(pool, timeout):
         raise OptionError(f"A timeout needs pool=4 or an Executor; {pool!r} has only map. Leave timeout out, or type pool=4.")
 
 
-def open_pool(task, pool, timeout=None):
+def open_pool(task: Task, pool: Any, timeout: float | None = None) -> Pool:
     """Make a `Pool` for a `Task`.
 
     Parameters

@@ -1,6 +1,7 @@
 """Where the rows of a batch are computed: on several devices, and not too many at once."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -37,17 +38,17 @@ class Layout(NamedTuple):
     mesh: Any = None
     max_batch: int | None = None
 
-    def compiled(self, function):
+    def compiled(self, function: Callable) -> Callable:
         """Return a function under jit, on all devices with the same arguments and results."""
         if self.mesh is None:
             return jax.jit(function, compiler_options=_quick())
         return jax.jit(self._mapped(function), in_shardings=NamedSharding(self.mesh, EVERYWHERE), compiler_options=_quick())
 
-    def placed(self, tree):
+    def placed(self, tree: Any) -> Any:
         """Put a tree of numpy arrays where `compiled` functions leave their results, so that these are not traced again for it."""
         return jax.tree.map(jnp.asarray, tree) if self.mesh is None else self.compiled(lambda tree: tree)(tree)
 
-    def shapes(self, function, *args):
+    def shapes(self, function: Callable, *args: Any) -> Any:
         """Return the shapes of what a function gives that holds rowwise ones."""
         return jax.eval_shape(function if self.mesh is None else self._mapped(function), *args)
 
@@ -59,7 +60,7 @@ class Layout(NamedTuple):
 
         return shard_map(function, **options, check_rep=False)
 
-    def rowwise(self, function, weight=1):
+    def rowwise(self, function: Callable, weight: int = 1) -> Callable:
         """Share the rows of a function out; for use inside of a `compiled` one, and not within another rowwise one.
 
         Parameters

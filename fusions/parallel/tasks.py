@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from collections import Counter, deque
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from fusions.errors import OptionError
@@ -34,7 +35,7 @@ class Task(NamedTuple):
     vectorized: bool = False
     rest: tuple = ()
 
-    def __call__(self, row):
+    def __call__(self, row: Any) -> Any:
         """Call the function at a row (n_names,), or at points (n, n_names)."""
         if self.names is None:
             return self.function(row.copy(), *self.rest)
@@ -55,7 +56,7 @@ class Shifted(NamedTuple):
     array: bool
     blobs: bool
 
-    def __call__(self, p, *rest):
+    def __call__(self, p: Any, *rest: Any) -> Any:
         """Call the function, at one point or at many."""
         if self.array:
             returned, ratio = self.function(p[..., :-1], *rest), p[..., -1]
@@ -91,7 +92,7 @@ class PoolFailure(Exception):
     kind : "raised", "timeout", "died" or "broken".
     """
 
-    def __init__(self, rows, kind, text):
+    def __init__(self, rows: list[int], kind: str, text: str):
         """Keep rows, kind and text."""
         super().__init__(text)
         self.rows, self.kind = rows, kind
@@ -111,7 +112,7 @@ def _in_double():
     return contextlib.nullcontext()
 
 
-def attempt(task, row):
+def attempt(task: Task, row: Any) -> Answer:
     """Call a task at a row; whatever it raises becomes part of the answer."""
     start = time.perf_counter()
     try:
@@ -130,7 +131,7 @@ def _unpickled(payload):
     return task if was_there or "jax" not in sys.modules else _unpickled(payload)
 
 
-def attempt_known(key, payload, row):
+def attempt_known(key: int | str, payload: bytes | None, row: Any) -> Answer:
     """Call the task of a key, which comes along once per worker as a `payload`; workers keep the last one."""
     task = TASKS.get(key)
     if task is None:
@@ -146,7 +147,7 @@ def attempt_known(key, payload, row):
     return attempt(task, row) if row is not None else Answer("done", b"", 0.0)
 
 
-def attempt_packed(arguments):
+def attempt_packed(arguments: tuple[int | str, bytes | None, Any]) -> Answer:
     """Call `attempt_known` with one tuple of its arguments, as `map` does."""
     return attempt_known(*arguments)
 
@@ -154,13 +155,15 @@ def attempt_packed(arguments):
 # Sending the likelihood -------------------------------------------------------------------------------------
 
 
-def dumps(task):
+def dumps(task: Task) -> tuple[bytes, bool]:
     """Pickle a task, by cloudpickle if it is installed and the standard pickle can't, or would point to a script.
 
     Returns
     -------
     bytes, whether a worker needs the user's script to load them.
     """
+    payload: bytes | None
+    problem: Exception | None
     try:
         payload, problem = pickle.dumps(task), None
     except Exception as error:
@@ -181,18 +184,20 @@ def dumps(task):
 class Batch:
     """Which rows wait, and what came of the others; rows are handed out in order, repeated ones first."""
 
-    def __init__(self, n, faults):
+    def __init__(self, n: int, faults: Counter[str]):
         self.waiting, self.answers, self.busy = deque(range(n)), [None] * n, 0.0
-        self.missing, self.failed, self.tries, self.faults = n, {}, Counter(), faults
+        self.missing, self.faults = n, faults
+        self.failed: dict[int, PoolFailure] = {}
+        self.tries: Counter[tuple[int, str]] = Counter()  # (row, kind)
 
-    def finished(self, flying):
+    def finished(self, flying: Iterable[int]) -> bool:
         """Tell whether nothing more is to be done: after a failure only rows before it count."""
         if not self.failed:
             return self.missing == 0
         first = min(self.failed)
         return not any(i < first for i in (*flying, *self.waiting))
 
-    def take(self):
+    def take(self) -> int | None:
         """Return the next row to compute, or None."""
         first = min(self.failed, default=len(self.answers))
         while self.waiting:
@@ -201,7 +206,7 @@ class Batch:
                 return index
         return None
 
-    def enter(self, index, answer):
+    def enter(self, index: int, answer: Answer) -> None:
         """Keep an answer, or try again."""
         self.busy += answer.seconds
         if answer.kind != "done":
@@ -214,7 +219,7 @@ class Batch:
         else:
             self.missing -= 1
 
-    def fault(self, index, kind, text, cause=None):
+    def fault(self, index: int, kind: str, text: str, cause: str | None = None) -> None:
         """Count a fault of a row: it is repeated, or has failed."""
         self.faults[kind] += 1
         self.tries[index, kind] += 1
@@ -225,7 +230,7 @@ class Batch:
         failure.__cause__ = RuntimeError(f"in a worker:\n{cause}") if cause else None
         self.failed[index] = failure
 
-    def results(self):
+    def results(self) -> list[Any]:
         """Return the values in order, or raise the failure of the first row that has one."""
         if self.failed:
             raise self.failed[min(self.failed)]

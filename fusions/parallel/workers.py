@@ -9,10 +9,12 @@ import threading
 import time
 import types
 from collections import Counter, deque
+from collections.abc import Sequence
 from multiprocessing import connection, get_context, parent_process
+from typing import Any
 
 from fusions.errors import OptionError
-from fusions.parallel.tasks import ATTEMPTS, IMPORTABLE, TASKS, Batch, PoolFailure, attempt, attempt_known, dumps
+from fusions.parallel.tasks import ATTEMPTS, IMPORTABLE, TASKS, Batch, PoolFailure, Task, attempt, attempt_known, dumps
 
 PATIENCE = 5.0  # seconds that idle workers have to end by themselves
 IGNORED = ("SIGINT", "SIGTERM", "SIGUSR1")  # sent to a whole process group; the parent decides what they mean
@@ -108,10 +110,12 @@ class Processes:
 
     kind = "processes"
 
-    def __init__(self, task, n_workers, timeout):
-        self.n_workers, self.timeout, self.payload, self.faults = n_workers, timeout, dumps(task), Counter()
+    def __init__(self, task: Task, n_workers: int, timeout: float | None):
+        self.n_workers, self.timeout, self.payload = n_workers, timeout, dumps(task)
+        self.faults: Counter[str] = Counter()
         self.depth = 1 if task.vectorized else 2
-        self.workers, self.unready = [], 0
+        self.workers: list[_Worker] = []
+        self.unready = 0
         atexit.register(self.close)
         try:
             self._fill()
@@ -124,7 +128,7 @@ class Processes:
             self.close()
             raise
 
-    def run(self, rows):
+    def run(self, rows: Sequence[Any]) -> tuple[list[Any], float]:
         """Return the values at the rows, and the seconds that workers spent on them."""
         batch = Batch(len(rows), self.faults)
         self._fill()
@@ -215,7 +219,7 @@ class Processes:
         self.workers[i] = self._new()
         return code
 
-    def close(self):
+    def close(self) -> None:
         """End all workers, the busy ones at once."""
         for worker in self.workers:
             worker.channel.close()
