@@ -26,7 +26,7 @@ COMPILING = ("jaxpr_to_mlir_module_duration", "backend_compile_duration")  # JAX
 _seconds = [0.0]
 
 
-def compile_seconds():
+def compile_seconds() -> float:
     """Return the seconds that JAX has spent on compiling in this process since this module was imported."""
     return _seconds[0]
 
@@ -38,7 +38,7 @@ class Stopwatch:
         """Start."""
         self._start, self._compiled = time.perf_counter(), compile_seconds()
 
-    def read(self):
+    def read(self) -> tuple[float, float]:
         """Return the seconds without those of compiling, and these."""
         compiled = compile_seconds() - self._compiled
         return time.perf_counter() - self._start - compiled, compiled
@@ -53,7 +53,7 @@ jax.monitoring.register_event_duration_secs_listener(_listen)
 
 
 @functools.cache
-def keep_programs(version):
+def keep_programs(version: str) -> None:
     """Let JAX keep compiled programs on disk, unless the user or the environment has chosen a cache or `FUSIONS_CACHE` is "off".
 
     Parameters
@@ -61,11 +61,12 @@ def keep_programs(version):
     version : of fusions; there is a folder for each, and for each version of JAX and kind of processor.
     """
     chosen = os.environ.get(VARIABLE, "")
-    if chosen.lower() != OFF and not jax.config.jax_compilation_cache_dir:
+    config: Any = jax.config  # its options are not in its type
+    if chosen.lower() != OFF and not config.jax_compilation_cache_dir:
         use_cache(Path(chosen).expanduser() if chosen else _user_folder() / "fusions", version)
 
 
-def use_cache(directory, version):
+def use_cache(directory: str | Path | None, version: str) -> None:
     """Keep compiled programs in a folder; a disk that is full or can't be written costs time, never a result.
 
     Parameters

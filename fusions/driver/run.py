@@ -5,7 +5,10 @@ import difflib
 import math
 import os
 import time
+from collections.abc import Callable
 from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +17,7 @@ from fusions.algorithms.nested import level as nested
 from fusions.algorithms.nested.schedule import SCHEDULES
 from fusions.algorithms.refine.settings import Refine
 from fusions.driver.programs import keep_programs, use_cache
-from fusions.driver.progress import Bar
+from fusions.driver.progress import Bar, Snapshot
 from fusions.driver.session import Session, Site
 from fusions.driver.signals import Signals, StopSignal, exit_code
 from fusions.driver.snapshot import path_of
@@ -26,17 +29,26 @@ from fusions.model.likelihood import verified, workers_of
 from fusions.model.problem import Problem
 from fusions.numerics import PRECISIONS, precision_of
 from fusions.parallel.devices import ProcessGroup, choose_layout
+from fusions.results.result import Result
 from fusions.types import Budget
 
 OPTIONS = ("n_live", "kernel", "kill", "precision", "cost")
 
 
-def default_kernel():
+def default_kernel() -> Cycle:
     """Make the default kernel: global and local flow moves, a jump between modes, then slices that do not trust the flow."""
     return Cycle((FlowKernel(), Jump(), HitAndRun()))
 
 
-def nested_sampling(n_live=500, *, kernel=None, kill=None, precision=None, cost=None, **unknown):
+def nested_sampling(
+    n_live: int = 500,
+    *,
+    kernel: Any = None,
+    kill: float | None = None,
+    precision: float | None = None,
+    cost: str | None = None,
+    **unknown: Any,
+) -> nested.Nested:
     """Set up nested sampling with flow-matched replacements.
 
     Parameters
@@ -80,9 +92,11 @@ def _checked_number(value, kind, accept, wanted, example):
 
 
 def run(
-    problem, algorithm=None, *, key=0, refine=True, max_calls=None, max_time=None, callback=None, progress=True,
-    checkpoint=None, resume=True, checkpoint_every=60.0, pool=None, timeout=None, devices=None, max_batch=None, precision="double",
-):  # fmt: skip
+    problem: Problem, algorithm: nested.Nested | None = None, *, key: int = 0, refine: bool | Refine = True,
+    max_calls: float | None = None, max_time: float | None = None, callback: Callable[[Snapshot], Any] | None = None,
+    progress: bool = True, checkpoint: str | Path | None = None, resume: bool = True, checkpoint_every: float = 60.0,
+    pool: Any = None, timeout: float | None = None, devices: Any = None, max_batch: int | None = None, precision: str = "double",
+) -> Result:  # fmt: skip
     """Compute evidence and posterior of a problem.
 
     Parameters
@@ -154,7 +168,7 @@ def run(
         return _advance(session, callback, bar)
 
 
-def cache_programs(directory):
+def cache_programs(directory: str | Path | None) -> None:
     """Keep compiled programs in a folder from now on, for this process, in the place of the one that is usual.
 
     The usual one is the platform's folder for caches, or `FUSIONS_CACHE` in the environment ("off" for none); a cache that JAX has been

@@ -3,6 +3,8 @@
 import contextlib
 import signal
 import threading
+from collections.abc import Iterator
+from typing import Any
 
 STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 PATIENT = "SIGUSR1"  # a warning ahead of time: the level at hand is finished first
@@ -23,12 +25,12 @@ class Signals:
     received : name of the signal that came, or None.
     """
 
-    def __init__(self, *, patient=False):
+    def __init__(self, *, patient: bool = False):
         """Install nothing yet; with `patient` all signals wait for the end of a block."""
         self._always_patient = patient
-        self.received = None
+        self.received: str | None = None
         self._open, self._patient = False, True
-        self._before = {}
+        self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self):
         """Install the handlers."""
@@ -53,7 +55,7 @@ class Signals:
         self._leave()
 
     @contextlib.contextmanager
-    def interruptible(self, *, patient=True):
+    def interruptible(self, *, patient: bool = True) -> Iterator[None]:
         """Let signals end a block; SIGUSR1 too unless `patient`."""
         self._open, self._patient = not self._always_patient, patient
         try:
@@ -63,7 +65,7 @@ class Signals:
             self._open = False
 
     @contextlib.contextmanager
-    def protected(self):
+    def protected(self) -> Iterator[None]:
         """Put signals off to the end of a block inside of an interruptible one."""
         was, self._open = self._open, False
         yield
@@ -76,6 +78,6 @@ class Signals:
             raise StopSignal(self.received)
 
 
-def exit_code(name):
+def exit_code(name: str) -> int:
     """Return the exit code of a command that was stopped by a signal, 128 + its number."""
     return 128 + signal.Signals[name].value
