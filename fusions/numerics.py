@@ -104,6 +104,11 @@ def least_width(dtype: Any):
 def in_chunks(function: Callable, x: Array, size: int):
     """Apply a function of rows (n, d) in chunks of one shape, the last one padded, so that it compiles once.
 
+    Parameters
+    ----------
+    function : x (size, d) -> tuple of arrays (size, ...).
+    x : (n, d); size : rows of a chunk.
+
     Yields
     ------
     The outputs of each chunk, a tuple of arrays, without the padding.
@@ -161,7 +166,17 @@ def on_circles(x: Array, periodic: Any):
 
 
 def systematic_resample(rng: np.random.Generator, logw: np.ndarray, n: int):
-    """Draw n indices with probability proportional to exp(logw), one uniform for all (low variance)."""
+    """Draw n indices with probability proportional to exp(logw), one uniform for all (low variance).
+
+    Parameters
+    ----------
+    rng : random generator; n : number of draws.
+    logw : (N,) log weights, which need not be normalised.
+
+    Returns
+    -------
+    indices (n,), in ascending order.
+    """
     p = np.exp(normalised(np.asarray(logw, np.float64)))
     edges = np.cumsum(p)
     points = (rng.random() + np.arange(n)) / n
@@ -195,6 +210,12 @@ def drawn(draw: Callable, key: Array, shape: Any, *args, **options):
     """Return what draw(key, shape, ...) of `jax.random` gives, drawn as one row.
 
     The numbers are the same, but XLA on CPUs takes a second less to compile it than for rows of ten numbers or so.
+
+    Parameters
+    ----------
+    draw : function of `jax.random`; key : random key.
+    shape : of the result.
+    *args, **options : further arguments of `draw`.
     """
     return draw(key, (math.prod(shape),), *args, **options).reshape(shape)
 
@@ -203,6 +224,15 @@ def uniforms(key: Array, dtype: Any, *shapes):
     """Draw arrays of uniform numbers between 0 and 1, both excluded, for use inside jit.
 
     All come from one row of numbers: XLA takes a sixth of a second to compile each draw, and longer for rows of ten numbers or so.
+
+    Parameters
+    ----------
+    key : random key; dtype : of the numbers.
+    *shapes : one for each array.
+
+    Returns
+    -------
+    list of the arrays.
     """
     ends = np.cumsum([math.prod(shape) for shape in shapes])
     row = jax.random.uniform(key, (ends[-1],), dtype) + 0.5 * jnp.finfo(dtype).eps

@@ -192,7 +192,17 @@ def _explained(problem, batches, failure):
 
 
 def theta_of(problem, parts, blobs):
-    """Turn internal coordinates, a list of (m, d), and blobs (n, b) of all of them into the columns of a result, without a joined copy."""
+    """Turn internal coordinates, a list of (m, d), and blobs (n, b) of all of them into the columns of a result, without a joined copy.
+
+    Parameters
+    ----------
+    problem : Problem
+    parts : list of (m, d); blobs : (n, b).
+
+    Returns
+    -------
+    theta (n, n_names + b).
+    """
     n_names, n = len(problem.prior.names), 0
     theta = np.empty((len(blobs), n_names + blobs.shape[1]))
     theta[:, n_names:] = blobs
@@ -223,7 +233,13 @@ def reject_undefined(problem, x):
 
 
 def reject_invalid(problem, x, logL):
-    """Raise a LikelihoodError that names the parameter values of the first NaN or +inf in logL (n,)."""
+    """Raise a LikelihoodError that names the parameter values of the first NaN or +inf in logL (n,).
+
+    Parameters
+    ----------
+    problem : Problem
+    x : (n, d); logL : (n,) [nats].
+    """
     invalid = np.isnan(logL) | (logL == np.inf)
     if invalid.any():
         i = int(np.argmax(invalid))

@@ -158,7 +158,17 @@ def _casts(jaxpr) -> bool:
 
 @in_double
 def rounded_constants(problem: Problem, inside: Inside, x: np.ndarray, logL: np.ndarray) -> list[str]:
-    """Warn of float32 data of a traced likelihood whose rounding matters near the highest points x (n, d) with logL (n,)."""
+    """Warn of float32 data of a traced likelihood whose rounding matters near the highest points x (n, d) with logL (n,).
+
+    Parameters
+    ----------
+    problem : Problem; inside : Inside.
+    x : (n, d); logL : (n,) [nats].
+
+    Returns
+    -------
+    list of warnings, one or none.
+    """
     if not inside.constants or inside.change is None:
         return []
     change = float(np.max(inside.change(problem.prior.theta_rows(x))))

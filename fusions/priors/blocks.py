@@ -143,7 +143,14 @@ def has_edges(theta: np.ndarray) -> bool:
 
 
 def check_names(names: Sequence[str], where: str, error: type[Exception] = PriorError) -> tuple[str, ...]:
-    """Return the names as a tuple, or raise `error` if one is empty, doubled or not a string."""
+    """Return the names as a tuple, or raise `error` if one is empty, doubled or not a string.
+
+    Parameters
+    ----------
+    names : what the user gave.
+    where : words that the message begins with.
+    error : type of the error.
+    """
     if isinstance(names, str) or not isinstance(names, Sequence):
         msg = f"{where}: expected a list of names such as ['a', 'b'], got {names!r}."
         raise error(msg)

@@ -85,6 +85,11 @@ def scalar_shape() -> jax.ShapeDtypeStruct:
 def uniform(lo: float, hi: float, *, periodic: bool = False) -> Distribution:
     """Make a uniform prior on [lo, hi]; with ``periodic=True`` the two ends are the same point.
 
+    Parameters
+    ----------
+    lo, hi : ends, lo < hi.
+    periodic : whether the parameter lives on a circle.
+
     Examples
     --------
     >>> uniform(-5, 5)
@@ -114,6 +119,11 @@ def truncated_normal(mu: float, sigma: float, lo: float, hi: float) -> Distribut
     """Make a normal prior of (untruncated) mean mu and deviation sigma, restricted to [lo, hi].
 
     A bound may be infinite.
+
+    Parameters
+    ----------
+    mu, sigma : mean and standard deviation before the truncation.
+    lo, hi : bounds, lo < hi.
     """
     name = "truncated_normal"
     mu, sigma = _number(name, "mu", mu), _positive(name, "sigma", sigma)
@@ -161,7 +171,13 @@ def beta(a: float, b: float) -> Distribution:
 
 
 def student_t(df: float, mu: float, sigma: float) -> Distribution:
-    """Make a Student-t prior with df degrees of freedom, centre mu and scale sigma."""
+    """Make a Student-t prior with df degrees of freedom, centre mu and scale sigma.
+
+    Parameters
+    ----------
+    df : degrees of freedom, > 0.
+    mu : centre; sigma : scale, > 0.
+    """
     name = "student_t"
     df, mu, sigma = _positive(name, "df", df), _number(name, "mu", mu), _positive(name, "sigma", sigma)
     from scipy import stats

@@ -61,29 +61,59 @@ def host_turns(angle: Any) -> Any:
 
 
 def uniform_map(x: jax.Array, lo: Any, hi: Any) -> jax.Array:
-    """Return U(lo, hi) at a standard normal x."""
+    """Return U(lo, hi) at a standard normal x.
+
+    Parameters
+    ----------
+    x : standard normal, of any shape.
+    lo, hi : ends.
+    """
     p = (hi - lo) * _tail(x)
     return jnp.clip(jnp.where(x < 0, lo + p, hi - p), lo, hi)
 
 
 def uniform_unit_map(u: jax.Array, lo: float, hi: float) -> jax.Array:
-    """Return U(lo, hi) at u in [0, 1)."""
+    """Return U(lo, hi) at u in [0, 1).
+
+    Parameters
+    ----------
+    u : in [0, 1), of any shape.
+    lo, hi : ends.
+    """
     return jnp.clip(lo + (hi - lo) * u, lo, hi)
 
 
 def log_uniform_map(x: jax.Array, lo: float, hi: float) -> jax.Array:
-    """Return the value of density 1 / theta on [lo, hi] at a standard normal x."""
+    """Return the value of density 1 / theta on [lo, hi] at a standard normal x.
+
+    Parameters
+    ----------
+    x : standard normal, of any shape.
+    lo, hi : ends, 0 < lo < hi.
+    """
     p = (math.log(hi) - math.log(lo)) * _tail(x)
     return jnp.clip(jnp.where(x < 0, lo * jnp.exp(p), hi * jnp.exp(-p)), lo, hi)
 
 
 def normal_map(x: jax.Array, mu: float, sigma: float) -> jax.Array:
-    """Return N(mu, sigma^2) at a standard normal x."""
+    """Return N(mu, sigma^2) at a standard normal x.
+
+    Parameters
+    ----------
+    x : standard normal, of any shape.
+    mu : mean; sigma : standard deviation.
+    """
     return mu + sigma * x
 
 
 def log_normal_map(x: jax.Array, mu: float, sigma: float) -> jax.Array:
-    """Return the value whose logarithm is N(mu, sigma^2) at a standard normal x."""
+    """Return the value whose logarithm is N(mu, sigma^2) at a standard normal x.
+
+    Parameters
+    ----------
+    x : standard normal, of any shape.
+    mu, sigma : mean and standard deviation of the logarithm.
+    """
     return jnp.exp(mu + sigma * cut(x))
 
 
@@ -108,7 +138,13 @@ def cotangent(x: jax.Array, k: float = 1.0) -> jax.Array:
 
 
 def cauchy_map(x: jax.Array, mu: Any, gamma: Any) -> jax.Array:
-    """Return the Cauchy of centre mu and half width gamma at a standard normal x."""
+    """Return the Cauchy of centre mu and half width gamma at a standard normal x.
+
+    Parameters
+    ----------
+    x : standard normal, of any shape.
+    mu : centre; gamma : half width at half maximum.
+    """
     central = jnp.abs(x) < 1
     near = jnp.tan(0.5 * math.pi * erf(jnp.where(central, x, jnp.zeros_like(x)) / math.sqrt(2)))
     far = jnp.where(x < 0, -1.0, 1.0).astype(x.dtype) * cotangent(x)
@@ -116,7 +152,13 @@ def cauchy_map(x: jax.Array, mu: Any, gamma: Any) -> jax.Array:
 
 
 def rayleigh_map(x: jax.Array, sigma: float, upper: float) -> jax.Array:
-    """Return the Rayleigh of scale sigma, truncated at `upper`, at a standard normal x."""
+    """Return the Rayleigh of scale sigma, truncated at `upper`, at a standard normal x.
+
+    Parameters
+    ----------
+    x : standard normal, of any shape.
+    sigma : scale; upper : bound, which may be infinite.
+    """
     below = -math.expm1(-0.5 * (upper / sigma) ** 2)  # untruncated probability of theta < upper
     above = math.exp(-0.5 * (upper / sigma) ** 2)
     p = _tail(x)
