@@ -146,7 +146,13 @@ class Points(NamedTuple):
 
 
 def tempered(logw: np.ndarray, logL: np.ndarray, beta: float):
-    """Turn log weights of the posterior into those of prior x L^beta; -inf stays."""
+    """Turn log weights of the posterior into those of prior x L^beta; -inf stays.
+
+    Parameters
+    ----------
+    logw, logL : (n,) log weights and log L [nats].
+    beta : power of the likelihood.
+    """
     return np.where(np.isfinite(logw), logw + (beta - 1) * np.where(np.isfinite(logL), logL, 0.0), -np.inf)
 
 

@@ -17,7 +17,13 @@ RANGE = (-1.2, 0.3)  # ln of the steps that trajectories take, relative to the o
 
 
 def differentiable(likelihood: Callable, dim: int, arrays: tuple):
-    """Decide whether JAX can differentiate a likelihood x (n, d), arrays of the data -> (n,) in x."""
+    """Decide whether JAX can differentiate a likelihood x (n, d), arrays of the data -> (n,) in x.
+
+    Parameters
+    ----------
+    likelihood : the function, for use inside jit.
+    dim : number of coordinates d; arrays : those of the data.
+    """
     try:
         jax.eval_shape(
             jax.grad(lambda x, arrays: jnp.sum(likelihood(x, arrays))), jax.ShapeDtypeStruct((1, dim), jnp.result_type(float)), arrays

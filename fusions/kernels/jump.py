@@ -42,7 +42,13 @@ class JumpParams(NamedTuple):
 
 
 def slide(axes: Any, w: Array, i: Array, axis: Array, scale: Any, noise: Array):
-    """Move w (n, d) along an axis of the components i (n,) by a normal step of random scale, from uniform numbers (n,), (n,), (2, n)."""
+    """Move w (n, d) along an axis of the components i (n,) by a normal step of random scale, from uniform numbers (n,), (n,), (2, n).
+
+    Parameters
+    ----------
+    axes : Axes; w : (n, d) whitened coordinates; i : (n,) indices of components.
+    axis : (n,) uniform numbers that pick the axis; scale : (n,) those of the scale; noise : (2, n) those of the step.
+    """
     a = pick_columns(axis, 2 * jnp.log(axes.widths[i]))
     low, high = SLIDE_DECADES
     step = normal_from(noise) * 10 ** (low + (high - low) * scale)

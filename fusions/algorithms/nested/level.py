@@ -59,7 +59,14 @@ class Pool(NamedTuple):
         return cls(np.repeat(x[None, :1], 2, axis=0).repeat(size, axis=1), np.full((2, size), -np.inf), (0, 0))
 
     def with_trail(self, half: int, parents_logL: np.ndarray, walk: Any):
-        """Write where the chains (m,) of one half stood, except at their ends, from `place` on, round and round."""
+        """Write where the chains (m,) of one half stood, except at their ends, from `place` on, round and round.
+
+        Parameters
+        ----------
+        half : 0 or 1, which moved.
+        parents_logL : (m,) log L of the points that the chains started from.
+        walk : Walk of these chains.
+        """
         x, logL, place = self.x.copy(), self.logL.copy(), list(self.place)
         new = np.isfinite(walk.trail_logL) & (walk.trail_logL != parents_logL) & (walk.trail_logL != walk.logL)
         index = (place[half] + np.arange(new.sum())) % logL.shape[1]
@@ -129,7 +136,13 @@ def batch_size(n_live: int, kill: float):
 
 
 def least_walk_scale(n_live: int, schedule: Schedule, skill: float):
-    """Return the smallest factor on the length of walks: longer ones where calls are cheap and the flow is bad or has few points."""
+    """Return the smallest factor on the length of walks: longer ones where calls are cheap and the flow is bad or has few points.
+
+    Parameters
+    ----------
+    n_live : number of live points; schedule : Schedule.
+    skill : of the flow, between 0 and 1.
+    """
     nominal = min(max((FULL_POPULATION / n_live) ** 1.5, 1.0), schedule.max_nominal_scale)
     return min(nominal * (1 + schedule.untrained_walk_factor * (1 - skill)), MAX_WALK_FACTOR)
 
@@ -180,6 +193,11 @@ def population(x: np.ndarray, alive: np.ndarray, pool: Pool, threshold: float, h
 
 def choose_parents(key: Array, dead: np.ndarray, half: int):
     """Choose a surviving parent in the same half for every dead slot of that half; distinct ones as far as they go.
+
+    Parameters
+    ----------
+    key : random key.
+    dead : (n,) flags; half : 0 or 1.
 
     Returns
     -------

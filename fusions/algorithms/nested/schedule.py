@@ -52,6 +52,11 @@ def schedule_for(algorithm: Nested, problem: Problem, refine: Any):
 def timed_cost(key: Array, engine: Any, state: nested.NestedState, rate: float):
     """Time one training and compare it with the likelihood calls that the cheap schedule spends more per training.
 
+    Parameters
+    ----------
+    key : random key; engine : Engine; state : NestedState.
+    rate : time of a likelihood call [s].
+
     Returns
     -------
     "cheap" or "expensive", a sentence for the summary.

@@ -284,6 +284,11 @@ def chains_for(dim: int, budget: float, *, found: bool = False):
     """Return the number of chains, even: more in more dimensions, as far as the budget lets each make its least moves and as many again.
 
     Half of them do where the modes have been found.
+
+    Parameters
+    ----------
+    dim : number of coordinates d; budget : likelihood calls.
+    found : whether the modes have been found.
     """
     wanted = np.clip(CHAINS_PER_DIM * dim, 2 * FEWEST, MOST)
     allowed = min(wanted, CHAIN_SHARE * budget / (min(LEAST_MOVES) * dim**2))

@@ -80,7 +80,13 @@ class Proposal:
 
     @classmethod
     def of(cls, mean: np.ndarray, cov: np.ndarray, angle: np.ndarray, volume: float):
-        """Make the proposal around a mean (d,) with so many times the volume of a Gaussian's covariance (d, d)."""
+        """Make the proposal around a mean (d,) with so many times the volume of a Gaussian's covariance (d, d).
+
+        Parameters
+        ----------
+        mean : (d,); cov : (d, d); angle : (d,) flags.
+        volume : factor on the volume.
+        """
         scale = np.sqrt(np.diag(cov))
         shape = cov / np.outer(scale, scale) + LEAST_WIDTH**2 * np.eye(len(mean))
         return cls(mean, scale, multivariate_t(shape=shape, df=TAIL), angle).wider(volume)
@@ -145,7 +151,14 @@ class Mode:
 
 
 def draw_until_done(rng: np.random.Generator, modes: list[Mode], floor: np.ndarray, search: Search):
-    """Draw from the proposals of modes and learn from it, until all are done or given up, or calls or time are spent; returns the calls."""
+    """Draw from the proposals of modes and learn from it, until all are done or given up, or calls or time are spent; returns the calls.
+
+    Parameters
+    ----------
+    rng : random generator; modes : list of `Mode`, which are changed.
+    floor : (d,) least variances of a proposal.
+    search : Search
+    """
     spent = 0
     for i in range(TRIES):
         best = max((mode.logZ for mode in modes), default=-np.inf)
@@ -163,7 +176,15 @@ def draw_until_done(rng: np.random.Generator, modes: list[Mode], floor: np.ndarr
 
 
 def fill(rng: np.random.Generator, modes: list[Mode], floor: np.ndarray, search: Search, *, lost: bool):
-    """Draw more from modes that are done and nearly Gaussian or `lost`, by their masses, from the proposals before the wide ones."""
+    """Draw more from modes that are done and nearly Gaussian or `lost`, by their masses, from the proposals before the wide ones.
+
+    Parameters
+    ----------
+    rng : random generator; modes : list of `Mode`, which are changed.
+    floor : (d,) least variances of a proposal.
+    search : Search
+    lost : whether the nested run has lost most of the posterior.
+    """
     total, left = logsumexp(np.array([mode.logZ for mode in modes] or [0.0])), search.limit
     for mode in (mode for mode in modes if mode.done and (mode.gaussian() or lost)):
         missing = PLENTY * len(floor) ** 2 * np.exp(mode.logZ - total) - mode.ess
@@ -176,7 +197,14 @@ def fill(rng: np.random.Generator, modes: list[Mode], floor: np.ndarray, search:
 
 
 def learn(mode: Mode, u: np.ndarray, logL: np.ndarray, logprior: np.ndarray, floor: np.ndarray):
-    """Add draws (n, d) to those of a mode, weigh all of them against the mixture of the proposals tried, and fit the next proposal."""
+    """Add draws (n, d) to those of a mode, weigh all of them against the mixture of the proposals tried, and fit the next proposal.
+
+    Parameters
+    ----------
+    mode : Mode, which is changed.
+    u : (n, d); logL, logprior : (n,).
+    floor : (d,) least variances of a proposal.
+    """
     inside = np.isfinite(logL) & np.isfinite(logprior)
     mode.history.append((mode.proposal, len(u)))
     mode.u, mode.logL, mode.logprior = (

@@ -75,7 +75,13 @@ def targets_of(points: Points):
 
 
 def blended(logw: np.ndarray, other: np.ndarray, share: float):
-    """Give other log weights (n,) a share of normalised ones."""
+    """Give other log weights (n,) a share of normalised ones.
+
+    Parameters
+    ----------
+    logw : (n,), normalised; other : (n,).
+    share : between 0 and 1, of the other ones.
+    """
     return logw if share == 0 else np.logaddexp(logw + np.log(1 - share), normalised(other) + np.log(share))
 
 
@@ -91,7 +97,14 @@ def _truncated(logw):
 
 
 def training_rows(key: Array, x: np.ndarray, logw: np.ndarray, held_out: Callable):
-    """Resample weighted points (n, d) to a fixed number of rows; the slots that a fit holds out have sources of their own."""
+    """Resample weighted points (n, d) to a fixed number of rows; the slots that a fit holds out have sources of their own.
+
+    Parameters
+    ----------
+    key : random key.
+    x : (n, d); logw : (n,) log weights.
+    held_out : n -> flags (n,) of the rows that a fit does not train on.
+    """
     rng = generator_of(key)
     held, slots = held_out(len(x))[rng.permutation(len(x))], held_out(ROWS)
     index = np.empty(ROWS, int)
