@@ -144,7 +144,12 @@ class Engine(NamedTuple):
 
 
 def make_engine(problem: Problem, settings: Nested, layout: Layout = ALONE):
-    """Build the compiled functions of a `Problem` with the settings of an algorithm, once per `Layout`; problems of a form share them."""
+    """Build the compiled functions of a `Problem` with the settings of an algorithm, once per `Layout`; problems of a form share them.
+
+    Parameters
+    ----------
+    problem : Problem; settings : Nested; layout : Layout.
+    """
     engine = _engine(problem.form(), problem.program(), settings.kernel, layout, jnp.result_type(float))
     if not problem.arrays:
         return engine
@@ -175,6 +180,10 @@ def _space(problem, layout):
 
 def make_functions(problem: Problem, settings: Refine, layout: Layout = ALONE):
     """Build the compiled functions of a `Problem` with the settings of a refine phase, once per `Layout` and form of a problem.
+
+    Parameters
+    ----------
+    problem : Problem; settings : Refine; layout : Layout.
 
     Returns
     -------

@@ -54,7 +54,13 @@ class Source(NamedTuple):
             return theta, draws.logw[pick], budget.used
 
     def paths(self, n: int, times: Any, key: int):
-        """Follow n draws of the first flow from its base to the posterior: theta (m, n, n_params) at times (m,)."""
+        """Follow n draws of the first flow from its base to the posterior: theta (m, n, n_params) at times (m,).
+
+        Parameters
+        ----------
+        n : number of draws; key : seed.
+        times : (m,) between 0, the base, and 1, the posterior.
+        """
         with precision_of(self.precision):
             space, _, leave, *_ = with_edges(self.problem.space(), self.problem.prior.bounded)
             flow = self.settings.flow.build(space)
@@ -63,7 +69,13 @@ class Source(NamedTuple):
             return theta.reshape(len(times), n, -1)
 
     def extend(self, result: Result, n_eff: float, key: int):
-        """Return the result with more draws; see `Result.extend`."""
+        """Return the result with more draws; see `Result.extend`.
+
+        Parameters
+        ----------
+        result : Result that the source belongs to.
+        n_eff : wanted effective number of draws; key : seed.
+        """
         _refuse_other_data(result, self.problem)
         before: Any = result.refined
         missing = (n_eff - before.ess) / max(before.ess / before.n_draws, 1e-9)

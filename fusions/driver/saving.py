@@ -76,7 +76,13 @@ class Saver:
             self.save()
 
     def go_on(self, state: RunState, facts: dict[str, Any], probe: dict, values: dict):
-        """Go on from what the folder holds."""
+        """Go on from what the folder holds.
+
+        Parameters
+        ----------
+        state : RunState; facts : metadata saved with it.
+        probe, values : as the attributes.
+        """
         self.probe, self.values, self.final = probe, values, facts["final"]
         self._n_saved, self._saved_at, self._written = state.n_blocks, time.perf_counter(), (state, self.final)
 

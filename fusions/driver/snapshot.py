@@ -56,7 +56,12 @@ def path_of(problem: Problem):
 
 
 def identity(problem: Problem, algorithm: Nested, key: int):
-    """Describe a run by what its numbers depend on, {name: text or list}; what only steers its execution, or when it stops, is left out."""
+    """Describe a run by what its numbers depend on, {name: text or list}; what only steers its execution, or when it stops, is left out.
+
+    Parameters
+    ----------
+    problem : Problem; algorithm : Nested; key : seed.
+    """
     settings = {field.name: getattr(algorithm, field.name) for field in dataclasses.fields(algorithm) if field.name != "precision"}
     return {
         "the version of fusions": __version__,
@@ -72,7 +77,13 @@ def identity(problem: Problem, algorithm: Nested, key: int):
 
 
 def refuse_other(directory: str | Path, there: dict, here: dict):
-    """Raise an error that names the first difference between two identities."""
+    """Raise an error that names the first difference between two identities.
+
+    Parameters
+    ----------
+    directory : path of the checkpoint.
+    there, here : identities of the run saved in it and of the one at hand.
+    """
     for name, value in here.items():
         before = there.get(name)
         if (FORMER_OPTIONS.sub("", before) if isinstance(before, str) else before) != value:
@@ -80,7 +91,14 @@ def refuse_other(directory: str | Path, there: dict, here: dict):
 
 
 def refuse_coarser(directory: str | Path, passed: float, before: float, precision: float):
-    """Raise an error if a run with this precision would have stopped at a mark where the one there, with the precision before, went on."""
+    """Raise an error if a run with this precision would have stopped at a mark where the one there, with the precision before, went on.
+
+    Parameters
+    ----------
+    directory : path of the checkpoint.
+    passed : of the `RunState` saved in it, ln of a share of the evidence.
+    before, precision : shares of the evidence at which its last session and this one stop.
+    """
     if passed < np.log(precision):
         raise CheckpointError(
             f"The checkpoint in {directory} is of another run: it has gone on beyond precision = {precision:g}. Expected that of its last "
@@ -89,7 +107,15 @@ def refuse_coarser(directory: str | Path, passed: float, before: float, precisio
 
 
 def check_likelihood(directory: str | Path, problem: Problem, evaluator: Evaluator, chunk: int, probe: dict):
-    """Compare the likelihood with what it was at a few points when the run began; the calls are not counted."""
+    """Compare the likelihood with what it was at a few points when the run began; the calls are not counted.
+
+    Parameters
+    ----------
+    directory : path of the checkpoint.
+    problem : Problem; evaluator : Evaluator.
+    chunk : rows that are computed at once.
+    probe : {"x": (n, d), "logL": (n,)}.
+    """
     if problem.noisy:
         return
     x, before = probe["x"], probe["logL"]

@@ -167,7 +167,12 @@ class NullCheckpoint:
     load = clear
 
     def save(self, meta: dict[str, Any], arrays: dict[str, Any], records: Iterable):
-        """Leave it to the other process."""
+        """Leave it to the other process.
+
+        Parameters
+        ----------
+        meta, arrays, records : as of `Checkpoint.save`.
+        """
 
     def keep(self, result: Any):
         """Leave it to the other process."""

@@ -27,7 +27,14 @@ def upright(text: str):
 
 
 def paramnames(names: Sequence[str], n_params: int, labels: Mapping[str, str]):
-    """Return the text of .paramnames: no spaces or asterisks inside of a name, * after a derived one."""
+    """Return the text of .paramnames: no spaces or asterisks inside of a name, * after a derived one.
+
+    Parameters
+    ----------
+    names : of all columns; the first `n_params` of them are parameters, the others derived.
+    n_params : number of parameters.
+    labels : {name: LaTeX}, for some or all names.
+    """
     lines = []
     for i, name in enumerate(names):
         plain = "_".join(name.replace("*", "_").split())

@@ -132,7 +132,14 @@ def _unpickled(payload):
 
 
 def attempt_known(key: int | str, payload: bytes | None, row: Any) -> Answer:
-    """Call the task of a key, which comes along once per worker as a `payload`; workers keep the last one."""
+    """Call the task of a key, which comes along once per worker as a `payload`; workers keep the last one.
+
+    Parameters
+    ----------
+    key : of the task in `TASKS`.
+    payload : pickled task, or None if the worker should have it.
+    row : argument of the task; None to see only that the task can be loaded.
+    """
     task = TASKS.get(key)
     if task is None:
         if payload is None:
@@ -220,7 +227,14 @@ class Batch:
             self.missing -= 1
 
     def fault(self, index: int, kind: str, text: str, cause: str | None = None) -> None:
-        """Count a fault of a row: it is repeated, or has failed."""
+        """Count a fault of a row: it is repeated, or has failed.
+
+        Parameters
+        ----------
+        index : of the row.
+        kind : "raised", "timeout" or "died".
+        text : what happened; cause : traceback from the worker, or None.
+        """
         self.faults[kind] += 1
         self.tries[index, kind] += 1
         if self.tries[index, kind] < ATTEMPTS[kind]:
