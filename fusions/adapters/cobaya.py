@@ -128,13 +128,24 @@ class Fusions(Sampler):
         return self.collection.to_getdist() if to_getdist else self.collection
 
     def products(self, combined=False, skip_samples=0, to_getdist=False):
-        """Return {"sample": as `samples` does, "logZ", "logZstd", "result": the `fusions.Result`}."""
+        """Return {"sample": as `samples` does, "logZ", "logZstd", "result": the `fusions.Result`}.
+
+        Parameters
+        ----------
+        combined, skip_samples, to_getdist : as of `samples`.
+        """
         sample = self.samples(combined, skip_samples, to_getdist)
         return {"sample": sample, "logZ": self.logZ, "logZstd": self.logZstd, "result": self.result}
 
     @classmethod
     def output_files_regexps(cls, output, info=None, minimal=False):
-        """Tell cobaya which files are ours: the checkpoint alone if `minimal`."""
+        """Tell cobaya which files are ours: the checkpoint alone if `minimal`.
+
+        Parameters
+        ----------
+        output : cobaya's output; info : not used.
+        minimal : whether to name only what must not be there unless a run is resumed.
+        """
         folder = output.add_suffix(SUFFIX)
         checkpoint = [(re.compile(r"state-.*\.npz$"), folder)]
         if minimal:

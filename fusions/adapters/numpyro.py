@@ -59,7 +59,13 @@ NORMAL_MAPS: dict[type, Callable] = {
 
 @in_double
 def make_problem(model, args, kwargs):
-    """Make a `Problem` of a model and its arguments; see `fusions.from_numpyro`."""
+    """Make a `Problem` of a model and its arguments; see `fusions.from_numpyro`.
+
+    Parameters
+    ----------
+    model : numpyro model.
+    args : tuple of its positional arguments; kwargs : dict of the others.
+    """
     checked = handlers.substitute(model, substitute_fn=_refuse_latent)
     sites = handlers.trace(handlers.seed(checked, 0)).get_trace(*args, **kwargs)
     for site in sites.values():

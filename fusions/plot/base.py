@@ -27,7 +27,13 @@ class Picture(Figure):
 
 
 def new_figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
-    """Make an empty figure (inches)."""
+    """Make an empty figure.
+
+    Parameters
+    ----------
+    width, height : in inches.
+    layout : of matplotlib; None for places that the caller sets.
+    """
     figure = Picture(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
     return figure

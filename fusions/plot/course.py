@@ -42,7 +42,13 @@ def can_show_run(result: Any) -> bool:
 
 
 def draw_run(top: Axes, bottom: Axes, result: Any) -> None:
-    """Draw the points of a run into the upper axes, its posterior mass into the lower ones."""
+    """Draw the points of a run into the upper axes, its posterior mass into the lower ones.
+
+    Parameters
+    ----------
+    top, bottom : axes.
+    result : Result with at least two points of finite log L.
+    """
     evidence, logL = result.evidence, result.logL
     shown = np.isfinite(logL)
     weight = np.exp(evidence.logw - np.max(evidence.logw))

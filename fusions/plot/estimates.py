@@ -56,7 +56,13 @@ def _checked(others):
 
 
 def draw_evidence(ax: Axes, result: Any, rows: Mapping[str, tuple[float, float]] | None = None) -> None:
-    """Draw estimates {name: (ln Z, error)} into axes, the first on top."""
+    """Draw estimates {name: (ln Z, error)} into axes, the first on top.
+
+    Parameters
+    ----------
+    ax : axes; result : Result.
+    rows : {name: (ln Z, error)}; None for the estimates of the result.
+    """
     rows = _estimates(result) if rows is None else rows
     own = _estimates(result)
     band = (result.logZ - result.logZ_err, result.logZ + result.logZ_err)
@@ -101,7 +107,13 @@ def _sources(result):
 
 
 def draw_sources(ax: Axes, sources: Mapping[str, float], headline: str) -> None:
-    """Draw errors as bars on a logarithmic axis; that of the reported estimate is blue."""
+    """Draw errors as bars on a logarithmic axis; that of the reported estimate is blue.
+
+    Parameters
+    ----------
+    ax : axes; sources : {source: standard error [nats]}.
+    headline : name of the reported estimate, "volumes" or "importance".
+    """
     reported = {"volumes": "shrinkage of volumes", "importance": "importance sampling"}[headline]
     values = [max(value, LEAST_ERROR) for value in sources.values()]
     low = 10 ** np.floor(np.log10(min(values)) - 0.2)

@@ -37,7 +37,14 @@ def corner(result: Any, params: Sequence[str] | None = None) -> Figure:
 
 
 def draw_corner(figure: Figure, result: Any, chosen: Sequence[str], spec: Any = None) -> None:
-    """Draw the corner of the chosen columns into a figure, or into the part `spec` of its grid."""
+    """Draw the corner of the chosen columns into a figure, or into the part `spec` of its grid.
+
+    Parameters
+    ----------
+    figure : Figure; result : Result.
+    chosen : names of columns.
+    spec : matplotlib's SubplotSpec, or None for the whole figure.
+    """
     from anesthetic import make_2d_axes
     from anesthetic.utils import temporary_seed
 

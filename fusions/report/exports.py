@@ -39,7 +39,13 @@ def facts(result: Any):
 
 
 def to_arviz(result: Any, n: Any = None, key: int = 0):
-    """Make the object of ArviZ; see `Result.to_arviz`."""
+    """Make the object of ArviZ; see `Result.to_arviz`.
+
+    Parameters
+    ----------
+    result : Result
+    n : number of draws, None for the effective sample size; key : seed.
+    """
     arviz = _load("arviz", "arviz_base")
     draws = result.equal_weights(n, key)
     posterior = {name: column[None] for name, column in zip(result.names, draws.T, strict=True)}
