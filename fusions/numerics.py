@@ -14,9 +14,10 @@ import jax
 import jax.experimental
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jax.custom_batching import custom_vmap
 from jax.extend.core import ClosedJaxpr
+
+Array = jax.Array | np.ndarray
 
 PRECISIONS = ("double", "single")
 ADDRESS = r" at 0x[0-9a-f]+"  # in the text of a program that calls functions

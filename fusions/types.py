@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from fusions.numerics import Array
 from fusions.parallel.sharding import ALONE, Layout
-
-Array = jax.Array | np.ndarray
 
 
 def turned(angle: Any):

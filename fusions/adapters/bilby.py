@@ -134,8 +134,9 @@ class Fusions(NestedSampler):
         keys, result = list(self.search_parameter_keys), self.result
         draws = found.equal_weights(max(int(found.ess), 1), key=self.kwargs["seed"])
         result.samples, result.log_likelihood_evaluations = draws[:, :-1], draws[:, -1]
-        nested = DataFrame(found.theta[:, :-1], columns=keys)
-        result.nested_samples = nested.assign(weights=np.exp(found.evidence.logw), log_likelihood=found.logL)
+        points = found.replay
+        nested = DataFrame(points.theta[:, :-1], columns=keys)
+        result.nested_samples = nested.assign(weights=np.exp(points.evidence.logw), log_likelihood=points.logL)
         result.log_evidence, result.log_evidence_err = found.logZ, found.logZ_err
         result.information_gain, result.num_likelihood_evaluations = found.D_KL, found.n_calls
         result.sampling_time = datetime.timedelta(seconds=found.seconds["total"])

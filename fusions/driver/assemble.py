@@ -109,7 +109,11 @@ def refined_fields(found: Refined, problem: Problem, settings: Refine, leave: Ca
         finds=tuple(_find_report(find, problem, leave) for find in found.finds),
         settings=repr(settings),
     )
-    draws = {"draws": theta_of(problem, [leave(found.draws.u)], found.draws.blobs), "draws_logw": found.draws.logw}
+    draws = {
+        "draws": theta_of(problem, [leave(found.draws.u)], found.draws.blobs),
+        "draws_logL": found.draws.logL,
+        "draws_logw": found.draws.logw,
+    }
     flows = jax.tree.map(np.asarray, found.flows)
     return {"refined": summary, **draws, "flows": flow_arrays(flows), "source": Source(problem, settings, flows)}
 

@@ -43,7 +43,7 @@ class Source(NamedTuple):
         return has_velocity(self.first)
 
     def draw(self, n: int, key: int):
-        """Draw n points: theta (n, m), log importance weights (n,), likelihood calls."""
+        """Draw n points: theta (n, m), log L (n,), log importance weights (n,), likelihood calls."""
         budget = Budget()
         with precision_of(self.precision):
             functions = charging(make_functions(self.problem, self.settings)[0], budget)
@@ -51,7 +51,7 @@ class Source(NamedTuple):
             draws = draw(k_draw, functions, self.flows, whole_units(n))
             pick = generator_of(k_pick).permutation(len(draws.u))[:n]
             theta = theta_of(self.problem, [functions.space.leave(draws.u[pick])], draws.blobs[pick])
-            return theta, draws.logw[pick], budget.used
+            return theta, draws.logL[pick], draws.logw[pick], budget.used
 
     def paths(self, n: int, times: Any, key: int):
         """Follow n draws of the first flow from its base to the posterior: theta (m, n, n_params) at times (m,).
@@ -81,8 +81,9 @@ class Source(NamedTuple):
         missing = (n_eff - before.ess) / max(before.ess / before.n_draws, 1e-9)
         if missing <= 0:
             return result
-        theta, logw, n_calls = self.draw(whole_units(missing), key)
-        draws, logw = np.concatenate([result.draws, theta]), np.concatenate([result.draws_logw, logw])
+        *new, n_calls = self.draw(whole_units(missing), key)
+        old = (result.draws, result.draws_logL, result.draws_logw)
+        draws, logL, logw = (np.concatenate(columns) for columns in zip(old, new, strict=True))
         now, norm_err = importance(logw), result.constraint_logmass[1]
         err, (_, gap_err) = float(np.hypot(now.logZ_err, norm_err)), before.coverage
         moved = max(before.importance[1] ** 2 - err**2, 0.0)  # the bridge keeps the old draws, which it shared
@@ -95,7 +96,7 @@ class Source(NamedTuple):
             n_draws=len(logw),
             n_calls=before.n_calls + n_calls,
         )
-        return dataclasses.replace(result, refined=refined, draws=draws, draws_logw=logw, n_calls=result.n_calls + n_calls)
+        return dataclasses.replace(result, refined=refined, draws=draws, draws_logL=logL, draws_logw=logw, n_calls=result.n_calls + n_calls)
 
 
 def _refuse_other_data(result, problem):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fusions.numerics import effective_sample_size, logsumexp
+from fusions.numerics import effective_sample_size, logsumexp, normalised
 
 BRIDGE_ITERATIONS = 200
 BRIDGE_TOLERANCE = 1e-10
@@ -30,6 +30,33 @@ def importance(logw: np.ndarray):
         return Importance(-np.inf, np.inf, 0.0, np.inf)
     n, ess = len(logw), effective_sample_size(logw)
     return Importance(logsumexp(logw) - np.log(n), float(np.sqrt(max(1 / ess - 1 / n, 0.0))), ess, pareto_khat(logw))
+
+
+class Information(NamedTuple):
+    """D_KL from prior to posterior [nats] and the Bayesian model dimensionality d_G = 2 Var(log L), with their standard errors."""
+
+    D_KL: float
+    D_KL_err: float
+    d_G: float
+    d_G_err: float
+
+
+def information(logL: np.ndarray, logw: np.ndarray, logZ: float, logZ_err: float):
+    """Compute D_KL = E[log L] - ln Z and d_G from draws, without volumes; errors to first order in the weights.
+
+    Parameters
+    ----------
+    logL, logw : (n,) log L of draws, and their log weights; of those of no weight log L may be anything.
+    logZ, logZ_err : ln of the evidence and its standard error [nats].
+    """
+    w = np.exp(normalised(logw))
+    excess = np.where(w > 0, logL, 0.0)
+    mean = float(np.sum(w * excess))
+    excess = excess - mean
+    var = float(np.sum(w * excess**2))
+    own_err = np.linalg.norm(w * (excess - 1) + 1 / len(w)), importance(logw).logZ_err
+    beyond = np.sqrt(max(logZ_err**2 - own_err[1] ** 2, 0.0))
+    return Information(mean - logZ, float(np.hypot(own_err[0], beyond)), 2 * var, float(2 * np.linalg.norm(w * (excess**2 - var))))
 
 
 def pareto_khat(logw: np.ndarray):

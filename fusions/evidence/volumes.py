@@ -11,6 +11,7 @@ import numpy as np
 from fusions.numerics import logsumexp
 
 RANKED = 512  # replacements that are ranked at once
+MIN_RANKS = 20  # for a test of them
 
 
 class Evidence(NamedTuple):
@@ -212,3 +213,12 @@ def insertion_uniforms(rng: np.random.Generator, survivors: np.ndarray, inserted
         ties[j : j + RANKED] += (earlier & (inserted == now)).sum(1)
     rank = below + rng.integers(0, ties + 1)
     return (rank + rng.random(len(rank))) / (len(survivors) + np.arange(len(rank)) + 1)
+
+
+def uniformity_pvalue(uniforms: np.ndarray):
+    """Compute the Kolmogorov-Smirnov p-value of insertion ranks (r,) against uniform; None with fewer than `MIN_RANKS`."""
+    if len(uniforms) < MIN_RANKS:
+        return None
+    from scipy.stats import kstest
+
+    return float(kstest(uniforms, "uniform").pvalue)

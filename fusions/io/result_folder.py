@@ -117,3 +117,9 @@ def _checksum(manifest):
     """Return the sha256 of a manifest's other entries."""
     rest = {key: value for key, value in manifest.items() if key != "checksum"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def split_groups(arrays: dict, groups: tuple):
+    """Part arrays with names like "group/name" from the others: returns these, and {group: {name: array}}."""
+    parted = {group: {k.removeprefix(f"{group}/"): v for k, v in arrays.items() if k.startswith(f"{group}/")} for group in groups}
+    return {k: v for k, v in arrays.items() if "/" not in k}, parted

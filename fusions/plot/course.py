@@ -38,7 +38,7 @@ def run_plot(result: Any) -> Figure:
 
 def can_show_run(result: Any) -> bool:
     """Decide whether there are points to draw."""
-    return bool(np.isfinite(result.evidence.logZ) and np.isfinite(result.logL).sum() >= 2)
+    return bool(np.isfinite(result.evidence.logZ) and np.isfinite(result.replay.logL).sum() >= 2)
 
 
 def draw_run(top: Axes, bottom: Axes, result: Any) -> None:
@@ -49,14 +49,14 @@ def draw_run(top: Axes, bottom: Axes, result: Any) -> None:
     top, bottom : axes.
     result : Result with at least two points of finite log L.
     """
-    evidence, logL = result.evidence, result.logL
+    evidence, logL, n_live = result.replay.evidence, result.replay.logL, result.replay.n_live
     shown = np.isfinite(logL)
     weight = np.exp(evidence.logw - np.max(evidence.logw))
     order = np.flatnonzero(shown)[np.argsort(weight[shown], kind="stable")]
     look: dict[str, Any] = {"s": 6, "cmap": "viridis", "vmin": 0, "vmax": 1, "rasterized": True}
     dots = top.scatter(-evidence.logX[order], logL[order], c=weight[order], **look)
     top.figure.colorbar(dots, ax=[top, bottom], label="posterior weight / largest", pad=0.01)
-    live = np.arange(len(logL)) >= len(logL) - result.n_live
+    live = np.arange(len(logL)) >= len(logL) - n_live
     hidden = _limit_logL(top, logL[shown], evidence.logw[shown]) + np.count_nonzero(~shown)
     look = {"color": RED, "markersize": 5, "label": "final live points"}
     top.plot(-evidence.logX[live & shown], logL[live & shown], "|", **look)

@@ -80,7 +80,7 @@ def _cut_at_jumps(values):
 
 
 def animate(result: Any, path: str | Path, params: Sequence[str] | None = None, n_frames: int = 60) -> Path:
-    """Write an animation (gif) of the live points on their way up, dead points staying behind in grey.
+    """Write an animation (gif) of the live points of `Result.replay` on their way up, dead points staying behind in grey.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def animate(result: Any, path: str | Path, params: Sequence[str] | None = None, 
 
 def _frames(result, n):
     """Choose ln X of the pictures, from the whole prior to where posterior mass ends; the last one stays for a while."""
-    logX, p = result.evidence.logX, np.exp(result.evidence.logw)
+    logX, p = result.replay.evidence.logX, np.exp(result.replay.evidence.logw)
     order = np.argsort(-logX)
     end = logX[order][np.searchsorted(np.cumsum(p[order]), 0.99 * p.sum())]
     return [*np.linspace(0, end, n), *[end] * LAST_FRAME]
@@ -117,10 +117,11 @@ def _frames(result, n):
 
 def _draw_frame(figure, result, pair, logX):
     """Draw the points that are alive inside of a volume, and the dead."""
-    dead = result.evidence.logX > logX
-    contour = np.max(result.logL[dead], initial=-np.inf)
-    alive = ~dead & ~(result.logL_birth > contour)
-    x, y = (result.theta[:, result.names.index(name)] for name in pair)
+    points = result.replay
+    dead = points.evidence.logX > logX
+    contour = np.max(points.logL[dead], initial=-np.inf)
+    alive = ~dead & ~(points.logL_birth > contour)
+    x, y = (points.theta[:, result.names.index(name)] for name in pair)
     figure.clear()
     ax = figure.subplots()
     ax.plot(x[dead], y[dead], ".", color="0.8", markersize=2, markeredgewidth=0)

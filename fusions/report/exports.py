@@ -68,11 +68,11 @@ def to_getdist(result: Any):
     """Make the object of getdist; see `Result.to_getdist`."""
     getdist = _load("getdist")
     theta, logw = result.posterior
-    loglikes = -result.logL if len(logw) == len(result.logL) and result.headline.name == "volumes" else None
+    logL = result.posterior_logL
     return getdist.MCSamples(
         samples=theta,
         weights=np.exp(logw - np.max(logw)),
-        loglikes=loglikes,
+        loglikes=None if logL is None else -logL,
         names=_starred(result),
         labels=[latex_labels(result)[name] for name in result.names],
         label=result.info.get("name"),
@@ -82,8 +82,9 @@ def to_getdist(result: Any):
 
 def write_polychord(result: Any, root: str | Path):
     """Write PolyChord's files; see `Result.write_polychord`."""
-    fields = ("names", "n_params", "labels", "theta", "logL", "logL_birth", "n_live")
-    return polychord.write_polychord(root, **{name: getattr(result, name) for name in fields})
+    columns = {name: getattr(result, name) for name in ("names", "n_params", "labels")}
+    points = {name: getattr(result.replay, name) for name in ("theta", "logL", "logL_birth", "n_live")}
+    return polychord.write_polychord(root, **columns, **points)
 
 
 def write_csv(result: Any, path: str | Path):
@@ -99,11 +100,11 @@ def write_csv(result: Any, path: str | Path):
 def write_getdist(result: Any, root: str | Path):
     """Write the weighted posterior as getdist and CosmoMC do: ROOT.txt (weight, -log L, columns) and ROOT.paramnames.
 
-    -log L is 0 for draws of the flows, whose likelihood is not kept. Needs no getdist. Returns the paths written.
+    -log L is 0 where the likelihood is not known: draws of files of earlier versions. Needs no getdist. Returns the paths written.
     """
     theta, logw = result.posterior
-    volumes = result.headline.name == "volumes"
-    rows = np.column_stack([np.exp(logw - np.max(logw)), -result.logL if volumes else np.zeros(len(logw)), theta])
+    logL = result.posterior_logL
+    rows = np.column_stack([np.exp(logw - np.max(logw)), np.zeros(len(logw)) if logL is None else -logL, theta])
     root = Path(root)
     paths = [root.with_name(root.name + end) for end in (".txt", ".paramnames")]
     with writing(root.parent):

@@ -39,7 +39,7 @@ def _warnings(result):
 
 def _facts(result):
     """List (name, value) of what is worth a row."""
-    p, e = result.insertion_pvalue, result.evidence
+    p, e = result.insertion_pvalue, result.information
     return [
         ("ln Z", f"<b>{_number(result.logZ, result.logZ_err)}</b> ({escape(result.headline.name)})"),
         ("information D<sub>KL</sub>", f"{_number(e.D_KL, e.D_KL_err)} nats"),

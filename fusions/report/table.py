@@ -91,7 +91,7 @@ def _percent(fraction):
 
 def _evidence_lines(result):
     """Evidence, information, dimensionality, and what a constraint does to them."""
-    e, log10 = result.evidence, np.log(10.0)
+    e, log10 = result.information, np.log(10.0)
     log10_Z = with_error(result.logZ / log10, result.logZ_err / log10)
     lines = _line("ln Z", with_error(result.logZ, result.logZ_err), f"{'log10 Z':<{RIGHT}}{log10_Z}")
     lines += _estimate_lines(result)

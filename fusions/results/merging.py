@@ -104,7 +104,8 @@ def _merged_refinement(results):
         finds=tuple(find for p in parts for find in p.finds),
         settings=parts[0].settings,
     )
-    return {"refined": refined, "draws": np.concatenate([r.draws for r in results]), "draws_logw": logw}
+    draws = {name: np.concatenate([getattr(r, name) for r in results]) for name in ("draws", "draws_logL")}
+    return {"refined": refined, **draws, "draws_logw": logw}
 
 
 def _of_mean(errors):

@@ -1,6 +1,5 @@
 """The result of a run: a ledger of points with everything that can be read off it."""
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,19 +11,18 @@ import numpy as np
 
 from fusions.errors import FileError, OptionError, Status
 from fusions.evidence.headline import choose
+from fusions.evidence.importance import Information, information
 from fusions.evidence.ledger import with_names_of_today
 from fusions.evidence.refinement import Refinement
-from fusions.evidence.volumes import Evidence, evaluate_ledger
-from fusions.io.labels import math_label
-from fusions.io.polychord import exported_births
-from fusions.io.result_folder import read_run, write_run
+from fusions.evidence.volumes import uniformity_pvalue
+from fusions.io.result_folder import read_run, split_groups, write_run
 from fusions.numerics import effective_sample_size, logsumexp, normalised, systematic_resample, weighted_moments
 from fusions.report import exports, notebook
 from fusions.report.table import render, with_error
-from fusions.results.reweighting import reweighted
+from fusions.results.nested_points import ledger_of, replayed, to_anesthetic
+from fusions.results.reweighting import log_bayes_factor, reweighted
 
-MIN_RANKS = 20
-ARRAYS = ("theta", "logL", "logL_birth", "insertion_uniforms", "draws", "draws_logw")
+ARRAYS = ("theta", "logL", "logL_birth", "insertion_uniforms", "draws", "draws_logL", "draws_logw")
 META = ("names", "n_params", "labels", "n_live", "n_calls", "seconds", "n_compilations", "constraint_logmass", "info")
 
 
@@ -49,7 +47,8 @@ class Result:
     seconds : {"compile", "likelihood", "training", "ode", "refine", "rest", "total": s}.
     n_compilations : number of compilations of the loop.
     refined : `fusions.evidence.refinement.Refinement`, what the refine phase found, or None.
-    draws, draws_logw : (n, m) points drawn from the final flows in the columns of `theta`, (n,) their log importance weights.
+    draws : (n, m) points drawn from the final flows, in the columns of `theta`.
+    draws_logL, draws_logw : (n,) their log L and log importance weights.
     constraint_logmass : ln of the prior fraction that a constraint allows, and its error.
     flows : {str: array} parameters of the flows that the draws are from.
     source : what `draw` and `extend` need beside them; None for a loaded result, see `fusions.attach`.
@@ -73,6 +72,7 @@ class Result:
     constraint_logmass: tuple = (0.0, 0.0)
     refined: Refinement | None = None
     draws: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
+    draws_logL: np.ndarray = field(default_factory=lambda: np.empty(0))
     draws_logw: np.ndarray = field(default_factory=lambda: np.empty(0))
     flows: dict = field(default_factory=dict)
     source: Any = None
@@ -95,10 +95,7 @@ class Result:
     @cached_property
     def evidence(self):
         """Evidence, information and weights of the ledger, with errors from simulated volumes."""
-        if np.any(np.isfinite(self.logL)):
-            return evaluate_ledger(self.logL, self.logL_birth)
-        empty = np.full(len(self.logL), np.nan)
-        return Evidence(-np.inf, np.nan, np.nan, np.nan, np.nan, np.nan, empty, empty)
+        return ledger_of(self).evidence
 
     @cached_property
     def headline(self):
@@ -117,15 +114,27 @@ class Result:
         """Standard error of ln Z [nats]."""
         return self.headline.logZ_err
 
+    @cached_property
+    def information(self):
+        """D_KL, d_G and their errors (`fusions.evidence.importance.Information`), from the points that `posterior` has."""
+        if self.headline.name == "importance" and self.posterior_logL is not None:
+            return information(self.draws_logL, self.draws_logw, self.logZ, self.logZ_err)
+        return Information(*self.evidence[2:6])
+
     @property
     def D_KL(self):
         """Kullback-Leibler divergence from prior to posterior [nats]."""
-        return self.evidence.D_KL
+        return self.information.D_KL
 
     @property
     def d_G(self):
         """Bayesian model dimensionality."""
-        return self.evidence.d_G
+        return self.information.d_G
+
+    @cached_property
+    def replay(self):
+        """The nested run played again on all that it has learned (`NestedPoints`); the run itself where volumes are the headline."""
+        return replayed(self)
 
     @cached_property
     def posterior(self):
@@ -133,6 +142,13 @@ class Result:
         if self.headline.name == "importance":
             return self.draws, normalised(self.draws_logw)
         return self.theta, self.evidence.logw
+
+    @property
+    def posterior_logL(self):
+        """Log L (n,) of the points of `posterior`; None for draws from files written before fusions kept it."""
+        if self.headline.name == "importance":
+            return self.draws_logL if len(self.draws_logL) == len(self.draws_logw) else None
+        return self.logL
 
     @cached_property
     def ess(self):
@@ -152,11 +168,7 @@ class Result:
     @cached_property
     def insertion_pvalue(self):
         """Kolmogorov-Smirnov p-value of insertion ranks against uniform; None with fewer than 20."""
-        if len(self.insertion_uniforms) < MIN_RANKS:
-            return None
-        from scipy.stats import kstest
-
-        return float(kstest(self.insertion_uniforms, "uniform").pvalue)
+        return uniformity_pvalue(self.insertion_uniforms)
 
     @property
     def live_fraction(self):
@@ -197,29 +209,25 @@ class Result:
 
         return page(self, params)
 
-    def samples(self):
-        """Hand the ledger to anesthetic.
+    def samples(self, n_live: int | None = None):
+        """Hand nested samples that agree with the headline to anesthetic: a `replay`, or the ledger where volumes are the headline.
+
+        Parameters
+        ----------
+        n_live : number of live points of the replay; default as many as the run's information is worth. With more the error of
+            anesthetic's ln Z is smaller, and more points are repeated.
 
         Returns
         -------
-        anesthetic.NestedSamples with names, LaTeX labels and births. Its logZ() differs from `evidence.logZ` by
-        about D_KL/(2 n_live), more beyond a large plateau: it shrinks volumes by n/(n+1) where we take
-        exp(-1/n).
-        Prior draws have birth -inf; if points of zero likelihood exist they have NaN, and replacements of
-        those points -inf.
+        anesthetic.NestedSamples with names, LaTeX labels and births. Its logZ() shrinks volumes by n/(n+1), which adds about
+        D_KL/(2 n_live) to ln Z, more beyond a large plateau. Prior draws have birth -inf; if points of zero likelihood exist they have
+        NaN, and replacements of those points -inf.
         """
-        from anesthetic import NestedSamples
+        return to_anesthetic(self, self.replay if n_live is None else replayed(self, n_live))
 
-        latex = {name: f"${math_label(label)}$" for name, label in self.labels.items() if label}
-        return NestedSamples(
-            data=self.theta,
-            columns=list(self.names),
-            logL=self.logL,
-            labels={name: latex.get(name, name) for name in self.names},
-            logL_birth=exported_births(self.logL, self.logL_birth),
-            logzero=-np.inf,
-            label=self.info.get("name"),
-        )
+    def ledger(self):
+        """Hand the points of the nested run itself to anesthetic, whose volumes and masses of modes drift; see `samples`."""
+        return to_anesthetic(self, ledger_of(self))
 
     def equal_weights(self, n: int | None = None, key: int = 0):
         """Draw equally weighted posterior points by systematic resampling.
@@ -258,7 +266,8 @@ class Result:
         if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
             raise OptionError(f"Expected n to be a positive integer, got {n!r}. Type result.draw(1000).")
         self._check_source()
-        return self.source.draw(int(n), key)[:2]
+        theta, _, logw, _ = self.source.draw(int(n), key)
+        return theta, logw
 
     def extend(self, *, n_eff: float, key: int = 1):
         """Return a result with more draws from the frozen flows, until they have an effective size of about `n_eff`.
@@ -304,12 +313,7 @@ class Result:
         -------
         ln B = ln Z(self) - ln Z(other) and its standard error; constrained priors are those renormalised.
         """
-        if not isinstance(other, Result):
-            raise OptionError(f"Expected a Result, got {type(other).__name__}. Type a.log_bayes_factor(b).")
-        for result in (self, other):
-            if not (result.status.complete or result.status is Status.USER_RULE):
-                warnings.warn(f"{result!r} is incomplete, and so is its Bayes factor.", stacklevel=2)
-        return self.logZ - other.logZ, float(np.hypot(self.logZ_err, other.logZ_err))
+        return log_bayes_factor(self, other)
 
     def save(self, directory: str | Path):
         """Save into a folder: arrays as npz, the rest as JSON, nothing pickled.
@@ -328,10 +332,8 @@ class Result:
     def load(cls, directory: str | Path):
         """Load what `save` wrote; a missing, foreign or damaged folder raises FileError."""
         arrays, meta = read_run(directory)
-        parted = {group: {k: v for k, v in arrays.items() if k.startswith(f"{group}/")} for group in ("level_trace", "flows")}
-        groups = {group: {k.removeprefix(f"{group}/"): v for k, v in part.items()} for group, part in parted.items()}
+        arrays, groups = split_groups(arrays, ("level_trace", "flows"))
         groups["level_trace"] = with_names_of_today(groups["level_trace"])
-        arrays = {k: v for k, v in arrays.items() if "/" not in k}
         fields = {k: v for k, v in meta.items() if k in cls.__dataclass_fields__}
         try:
             if meta.get("refined") is not None:
@@ -344,11 +346,10 @@ class Result:
     def write_polychord(self, root: str | Path):
         """Write PolyChord's files, which `anesthetic.read_chains(root)` reads with the same ln Z.
 
-        ROOT_dead-birth.txt, ROOT_phys_live-birth.txt and ROOT.paramnames carry every float64 exactly, the
-        labels, and points of zero likelihood (births NaN and -inf, see `samples`). Readers drop equal rows,
-        so repeats of a point differ in the last digits of their first parameter. Spaces and * inside of
-        names become _. Readers take log L <= -1e30 for zero: `read_chains(root, logzero=-numpy.inf)` keeps
-        such values apart.
+        ROOT_dead-birth.txt, ROOT_phys_live-birth.txt and ROOT.paramnames carry the points of `replay`: every float64 exactly, the labels,
+        and points of zero likelihood (births NaN and -inf, see `samples`). Readers drop equal rows, so repeats of a point differ in the
+        last digits of their first parameter. Spaces and * inside of names become _. Readers take log L <= -1e30 for zero:
+        `read_chains(root, logzero=-numpy.inf)` keeps such values apart.
 
         Returns
         -------
@@ -359,8 +360,8 @@ class Result:
     def write_csv(self, path: str | Path):
         """Write anesthetic's csv, which `anesthetic.read_chains(path)` reads with the same ln Z.
 
-        Carries weights, labels, births, points of zero likelihood and repeats. The file is exact; pandas may
-        read a value back with a relative error of 1e-16.
+        Carries `samples()`: weights, labels, births, points of zero likelihood and repeats. The file is exact; pandas may read a value
+        back with a relative error of 1e-16.
 
         Returns
         -------
@@ -381,7 +382,7 @@ class Result:
     def to_getdist(self):
         """Hand the weighted posterior to getdist: a `getdist.MCSamples` with labels; derived parameters are marked as such.
 
-        getdist does not know the prior's bounds: give `ranges` to its `MCSamples` if the posterior is cut off by one.
+        It does not know the prior's bounds: give `ranges` to its `MCSamples` if the posterior is cut off by one.
         """
         return exports.to_getdist(self)
 

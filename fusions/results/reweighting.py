@@ -1,11 +1,12 @@
-"""A changed model seen from the points of another."""
+"""A changed model seen from the points of another, and two models compared."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fusions.errors import OptionError
+from fusions.errors import OptionError, Status
 from fusions.numerics import effective_sample_size, logsumexp, normalised
 
 
@@ -32,3 +33,13 @@ def reweighted(result: Any, log_ratio: Callable):
     spread = np.sqrt(np.sum((p * (np.exp(ratio - gain) - 1)) ** 2))
     err = float(np.hypot(result.logZ_err, spread))
     return Reweighted(result.logZ + gain, err, effective_sample_size(new), theta, normalised(new))
+
+
+def log_bayes_factor(a: Any, b: Any):
+    """Compare two Results; see `Result.log_bayes_factor`."""
+    if not isinstance(b, type(a)):
+        raise OptionError(f"Expected a Result, got {type(b).__name__}. Type a.log_bayes_factor(b).")
+    for result in (a, b):
+        if not (result.status.complete or result.status is Status.USER_RULE):
+            warnings.warn(f"{result!r} is incomplete, and so is its Bayes factor.", stacklevel=3)
+    return a.logZ - b.logZ, float(np.hypot(a.logZ_err, b.logZ_err))
