@@ -127,6 +127,25 @@ def evaluate_ledger(logL: np.ndarray, logL_birth: np.ndarray, *, n_draws: int = 
     return Evidence(float(logZ), float(errors[0]), float(D_KL), float(errors[1]), float(d_G), float(errors[2]), logw[back], logX[back])
 
 
+def simulated_logw(logL: np.ndarray, logL_birth: np.ndarray, *, seed: int = 0):
+    """Simulate the volumes of a ledger.
+
+    Parameters
+    ----------
+    logL, logL_birth : (N,) dead and final live points in any order; seed : of the simulations.
+
+    Returns
+    -------
+    (N, k) normalised posterior weights' logarithms, in the order of the ledger, for k simulations: 64, fewer beyond 3e5 points.
+    """
+    order, n_alive = death_order(logL, logL_birth)
+    k = int(np.clip(2e7 // len(logL), 8, 64))
+    t = -np.random.default_rng(seed).standard_exponential((len(logL), k)) / n_alive[:, None]
+    logw = np.empty((len(logL), k))
+    logw[order] = _moments(np.asarray(logL, np.float64)[order], shell_weights(np.cumsum(t, axis=0)))[3]
+    return logw
+
+
 class Points(NamedTuple):
     """The points of a nested run as weighted posterior points in two halves.
 

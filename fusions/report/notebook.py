@@ -3,8 +3,6 @@
 from html import escape
 from typing import Any
 
-import numpy as np
-
 from fusions.errors import Status
 from fusions.report.table import render, with_error
 
@@ -62,7 +60,7 @@ def _table(rows):
 
 def _parameters(result):
     """Set posterior means and standard deviations in a table."""
-    rows = list(zip(result.names, *np.asarray(result.moments()), strict=True))
+    rows = list(zip(result.names, *result.moments()[:2], strict=True))
     cells = [(escape(name) + " (derived)" * (i >= result.n_params), _number(mean, sd)) for i, (name, mean, sd) in enumerate(rows)]
     more = [("...", f"{len(rows) - MOST_PARAMETERS} more")] if len(rows) > MOST_PARAMETERS else []
     return _table([("parameter", "posterior mean &plusmn; sd"), *cells[:MOST_PARAMETERS], *more])

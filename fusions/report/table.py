@@ -7,9 +7,11 @@ import numpy as np
 
 from fusions.errors import Status
 
-WIDTH, LABEL, LEFT, RIGHT = 100, 19, 27, 22
+WIDTH, LABEL, LEFT, RIGHT, MEAN = 100, 19, 27, 22, 24
 NEGLIGIBLE = 0.15  # share of the evidence in the live points; expensive runs stop at more if a refine phase follows
 ENOUGH = "Converged: live points held {} of the evidence, enough points for the refine phase."
+REPLAYED = "samples() and files: replayed on nested points and draws, in agreement with ln Z"
+AS_THEY_ARE = "samples() and files: those of the nested run itself"
 CLOCKS = {"ode": "moves"}
 
 
@@ -151,7 +153,7 @@ def _check_lines(result):
         text = (
             f"p = {p:.0e}: replacements are biased: do not trust this ln Z; run again with more moves per replacement or more live points"
         )
-    return lines + _line("insertion ranks", text)
+    return lines + _line("insertion ranks", text) + _line("nested samples", REPLAYED if result.replayed else AS_THEY_ARE)
 
 
 def _cost_lines(result):
@@ -178,14 +180,14 @@ def _pool_lines(result):
 
 
 def _parameter_lines(result, most=40):
-    """Posterior mean and standard deviation of each column."""
-    width = min(max(map(len, result.names), default=0), 40) + 2
-    lines = _line("parameters", f"{'':<{width}}posterior mean +- sd")
-    rows = list(zip(result.names, *result.moments(), strict=True))
-    for i, (name, mean, sd) in enumerate(rows[:most]):
+    """Posterior mean and standard deviation of each column, and the Monte Carlo error of the mean."""
+    width = min(max(map(len, result.names), default=0), 36) + 2
+    lines = _line("parameters", f"{'':<{width}}{'posterior mean +- sd':<{MEAN}}error of mean")
+    rows = list(zip(result.names, *result.moments()[:3], strict=True))
+    for i, (name, mean, sd, err) in enumerate(rows[:most]):
         derived = "   (derived)" if i >= result.n_params else ""
         shown = _cut(name, width - 2)
-        lines += [" " * LABEL + f"{shown:<{width}}{with_error(mean, sd)}{derived}"]
+        lines += [" " * LABEL + f"{shown:<{width}}{with_error(mean, sd):<{MEAN}}{err:.1g}{derived}"]
     return lines + ([" " * LABEL + f"... and {len(rows) - most} more"] if len(rows) > most else [])
 
 

@@ -1,6 +1,6 @@
 """The result of a run: a ledger of points with everything that can be read off it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Integral
@@ -9,21 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from fusions.errors import FileError, OptionError, Status
+from fusions.errors import OptionError, Status
 from fusions.evidence.headline import choose
 from fusions.evidence.importance import Information, information
-from fusions.evidence.ledger import with_names_of_today
 from fusions.evidence.refinement import Refinement
 from fusions.evidence.volumes import uniformity_pvalue
-from fusions.io.result_folder import read_run, split_groups, write_run
-from fusions.numerics import effective_sample_size, logsumexp, normalised, systematic_resample, weighted_moments
+from fusions.numerics import effective_sample_size, logsumexp, normalised, systematic_resample
 from fusions.report import exports, notebook
 from fusions.report.table import render, with_error
+from fusions.results import files
 from fusions.results.nested_points import ledger_of, replayed, to_anesthetic
+from fusions.results.posterior import expectation, moments, quantiles
 from fusions.results.reweighting import log_bayes_factor, reweighted
-
-ARRAYS = ("theta", "logL", "logL_birth", "insertion_uniforms", "draws", "draws_logL", "draws_logw")
-META = ("names", "n_params", "labels", "n_live", "n_calls", "seconds", "n_compilations", "constraint_logmass", "info")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -80,7 +77,7 @@ class Result:
 
     def __post_init__(self):
         """Bring arrays to float64 and check their shapes."""
-        for name in ARRAYS:
+        for name in files.ARRAYS:
             object.__setattr__(self, name, np.asarray(getattr(self, name), np.float64))
         object.__setattr__(self, "names", tuple(self.names))
         object.__setattr__(self, "constraint_logmass", tuple(float(v) for v in self.constraint_logmass))
@@ -117,7 +114,7 @@ class Result:
     @cached_property
     def information(self):
         """D_KL, d_G and their errors (`fusions.evidence.importance.Information`), from the points that `posterior` has."""
-        if self.headline.name == "importance" and self.posterior_logL is not None:
+        if self.replayed:
             return information(self.draws_logL, self.draws_logw, self.logZ, self.logZ_err)
         return Information(*self.evidence[2:6])
 
@@ -176,10 +173,21 @@ class Result:
         return float(np.exp(logsumexp(self.evidence.logw[-self.n_live :]))) if np.isfinite(self.logZ) else np.nan
 
     def moments(self):
-        """Compute the posterior mean and standard deviation of each column, both (m,)."""
-        if not np.isfinite(self.logZ):
-            return np.full((2, len(self.names)), np.nan)
-        return weighted_moments(*self.posterior)
+        """Compute the posterior mean and standard deviation of each column with their Monte Carlo errors: `posterior.Moments`."""
+        return moments(self)
+
+    def quantiles(self, q: Sequence[float] = (0.16, 0.5, 0.84)):
+        """Compute posterior quantiles of each column: values (k, m) at q (k,), and their Monte Carlo errors (k, m)."""
+        return quantiles(self, q)
+
+    def expectation(self, function: Callable):
+        """Compute a posterior mean and its Monte Carlo error, for example of `lambda p: p["x"] > 0`, the mass of a mode.
+
+        Parameters
+        ----------
+        function : {name: (n,)} -> (n,) values.
+        """
+        return expectation(self, function)
 
     def __repr__(self):
         """Name, evidence and status in one line."""
@@ -208,6 +216,11 @@ class Result:
         from fusions.plot import page
 
         return page(self, params)
+
+    @property
+    def replayed(self):
+        """Whether nested samples are a `replay`: volumes are not the headline, and log L of the draws is known."""
+        return self.headline.name == "importance" and self.posterior_logL is not None
 
     def samples(self, n_live: int | None = None):
         """Hand nested samples that agree with the headline to anesthetic: a `replay`, or the ledger where volumes are the headline.
@@ -316,32 +329,13 @@ class Result:
         return log_bayes_factor(self, other)
 
     def save(self, directory: str | Path):
-        """Save into a folder: arrays as npz, the rest as JSON, nothing pickled.
-
-        Returns
-        -------
-        Path of the manifest.
-        """
-        arrays = {f"level_trace/{k}": v for k, v in self.level_trace.items()}
-        arrays |= {f"flows/{k}": v for k, v in self.flows.items()}
-        arrays |= {k: getattr(self, k) for k in ARRAYS}
-        meta = {k: getattr(self, k) for k in META} | {"refined": self.refined and self.refined.to_json()}
-        return write_run(directory, arrays, {**meta, "status": self.status.name})
+        """Save into a folder: arrays as npz, the rest as JSON, nothing pickled; returns the path of the manifest."""
+        return files.save(self, directory)
 
     @classmethod
     def load(cls, directory: str | Path):
         """Load what `save` wrote; a missing, foreign or damaged folder raises FileError."""
-        arrays, meta = read_run(directory)
-        arrays, groups = split_groups(arrays, ("level_trace", "flows"))
-        groups["level_trace"] = with_names_of_today(groups["level_trace"])
-        fields = {k: v for k, v in meta.items() if k in cls.__dataclass_fields__}
-        try:
-            if meta.get("refined") is not None:
-                fields["refined"] = Refinement.from_json(meta["refined"])
-            return cls(**{**fields, **arrays, **groups, "status": Status[meta["status"]]})
-        except (KeyError, TypeError, OptionError) as error:
-            text = f"The run in {directory} lacks or contradicts a field ({error}). Restore it from a copy, or run again."
-            raise FileError(text) from error
+        return files.load(cls, directory)
 
     def write_polychord(self, root: str | Path):
         """Write PolyChord's files, which `anesthetic.read_chains(root)` reads with the same ln Z.

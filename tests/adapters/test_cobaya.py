@@ -71,7 +71,7 @@ def test_collection_is_the_posterior(chain):
     products, root = chain
     sample, result = products["sample"], products["result"]
     assert sample.sample_type == "nested"
-    mean, _ = result.moments()
+    mean, *_ = result.moments()
     assert sample.mean() == pytest.approx(mean[:2], abs=1e-10)
     data = sample.data
     assert data["radius"].to_numpy(float) == pytest.approx(np.hypot(data["x"], data["y"]).to_numpy(float))

@@ -38,7 +38,7 @@ SQUARE = fusions.Prior(x=pr.uniform(0, 1), y=pr.uniform(0, 1))
 SLICE = fusions.nested(n_live=40, kernel=kernels.HitAndRun(), kill=0.2)
 FLOW = kernels.FlowKernel(n_moves=1, flow=CNF(width=8, depth=1, ode_steps=1))
 CYCLE = fusions.nested(n_live=40, kernel=kernels.Cycle((FLOW, kernels.HitAndRun())), kill=0.2, cost="expensive")
-ARRAYS = ("theta", "logL", "logL_birth", "insertion_uniforms", "draws", "draws_logw")
+ARRAYS = ("theta", "logL", "logL_birth", "insertion_uniforms", "draws", "draws_logL", "draws_logw")
 
 
 def quiet(p):
