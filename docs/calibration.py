@@ -1,6 +1,6 @@
 """Measure calibration: many seeds against exact evidences, row by row; rerun to resume.
 
-python docs/calibration.py run default|flow|slice|badflow|eprv3|calls|refined|cheap|hot|planets [--seeds 20] [--only NAME ...]
+python docs/calibration.py run default|flow|slice|badflow|eprv3|calls|refined|cheap|hot|planets|samples|dear [--seeds 20] [--only NAME ...]
 python docs/calibration.py table        # writes docs/calibration.md from docs/results/calibration.jsonl
 """
 
@@ -57,7 +57,10 @@ PLANETS = {
     **{f"eprv3_set{i}_planets1_broad": 1000 for i in (1, 2, 3, 4)},
     **{f"eprv3_set{i}_planets3": 300 for i in (1, 2, 3, 4)},
 }
-LIVE = {"refined": REFINED, "cheap": CHEAP, "hot": HOT, "planets": PLANETS}  # runs with a refine phase
+SAMPLES = dict.fromkeys(
+    ("rosenbrock2", "eggbox", "linear_gaussian5", "mixture5", "shells5", "loggamma2", "rosenbrock4", "mixture10", "loggamma10"), 500
+)  # nested samples beside the headline, by default (samples) and with cost="expensive" (dear)
+LIVE = {"refined": REFINED, "cheap": CHEAP, "hot": HOT, "planets": PLANETS, "samples": SAMPLES, "dear": SAMPLES}  # runs with a refine phase
 EXTENDED = ("rosenbrock2", "rosenbrock4", "rosenbrock10", "shells5", "eggbox", "box_funnel10", "mixture10")  # of paper/benchmark.py
 N_EFF = 10_000  # effective draws to which their runs are extended, as many as nautilus makes by default
 POWER = 0.8  # of the likelihood of the run before a hot start: a posterior about 1.1 times as wide
@@ -102,6 +105,17 @@ PLANETS_TITLE = (
     "their difference from the headline.", "",
     "| problem | n_live | seeds | log10 Z | scatter | claimed | reference | difference | volumes | warned | calls | s | date |",
 )  # fmt: skip
+SAMPLES_COLUMNS = (
+    "seeds", "headline: pull", "samples().logZ(): pull", "logZ(100).std()", "worst difference", "D_KL", "d_G", "posterior: pull",
+    "samples: pull", "n_live", "rows", "date",
+)  # fmt: skip
+SAMPLES_TITLE = (
+    "## What anesthetic reads", "",
+    "`samples().logZ()` beside the headline, n_live = 500. The pull of `samples().logZ()` is in errors of the headline and 1/n_live, to",
+    "which a replay is rounded; `logZ(100).std()` is what anesthetic itself claims. Worst difference: of both, in errors of the headline;",
+    "D_KL and d_G: the same of these. posterior, samples: pulls of the probabilities and means of `quantities.py` in their Monte Carlo",
+    "errors, from `result.posterior` and from `samples()`.", "",
+)  # fmt: skip
 QUANTITY_HEAD = "| problem | quantity | exact | mean over seeds | relative error of the mean | spread of seeds |"
 
 
@@ -125,7 +139,8 @@ def run(config, seeds, only, first):
     """Measure seed by seed, problem by problem, so that an interrupted campaign is balanced."""
     live = LIVE.get(config)
     refined = live is not None
-    names, default_seeds, options = (tuple(live), 5, {} if config == "cheap" else {"cost": "expensive"}) if refined else CONFIGS[config]
+    dear = {} if config in ("cheap", "samples") else {"cost": "expensive"}
+    names, default_seeds, options = (tuple(live), 5, dear) if refined else CONFIGS[config]
     names = only or names
     problems = {name: oracle(name) for name in names}
     for seed in range(first, first + (seeds or default_seeds)):
@@ -157,6 +172,8 @@ def run(config, seeds, only, first):
                     "warnings": len(result.headline.warnings),
                     "quantities": {} if config == "hot" else measured(name, *result.posterior),
                 }
+            if config in ("samples", "dear"):
+                row["read"] = read(name, result)
             if config == "refined" and name in EXTENDED and result.source is not None:
                 more = result.extend(n_eff=N_EFF)
                 seconds = round(time.perf_counter() - start, 1)
@@ -165,6 +182,20 @@ def run(config, seeds, only, first):
             with ROWS.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             print(f"{config} {name} {seed}: {(result.logZ - problems[name].logZ) / max(result.logZ_err, 1e-9):+.2f} sigma", flush=True)
+
+
+def read(name, result):
+    """Read ln Z, D_KL, d_G and the quantities of a problem as anesthetic does from `samples()`, beside what the result says."""
+    samples, found = result.samples(), result.information
+    theta, w = samples.to_numpy()[:, : len(result.names)], samples.get_weights() / samples.get_weights().sum()
+    known = {}
+    for label, (f, exact) in quantities(name).items():
+        value, err = result.expectation(lambda p, f=f: f(np.column_stack(list(p.values()))).astype(float))
+        known[label] = (exact, value, err, float(w @ f(theta)))
+    return {
+        "n_live": result.replay.n_live, "rows": len(samples), "logZ": samples.logZ(), "err": samples.logZ(100).std(),
+        "D_KL": (found.D_KL, found.D_KL_err, samples.D_KL()), "d_G": (found.d_G, found.d_G_err, samples.d_G()), "quantities": known,
+    }  # fmt: skip
 
 
 def changed(problem, seed):
@@ -212,9 +243,10 @@ def table():
         pulls = np.concatenate(pulls)
         lines += ["", f"Pooled over {len(pulls)} runs: mean pull {pulls.mean():+.3f} (limit {3 / np.sqrt(len(pulls)):.3f}), rms pull "
                   f"{np.sqrt(np.mean(pulls**2)):.3f}.", ""]  # fmt: skip
-    refined, cheap, hot, planets = ([r for r in rows if r["config"] == config] for config in LIVE)
+    refined, cheap, hot, planets, samples, dear = ([r for r in rows if r["config"] == config] for config in LIVE)
     lines += [*refined_table(REFINED_TITLE, refined), *quantity_table(refined), *planets_table(planets)]
-    lines += [*refined_table(CHEAP_TITLE, cheap), *refined_table(HOT_TITLE, hot)]
+    lines += [*refined_table(CHEAP_TITLE, cheap), *refined_table(HOT_TITLE, hot), *SAMPLES_TITLE]
+    lines += [*samples_table("by default", samples), *samples_table('cost="expensive"', dear)]
     (HERE / "calibration.md").write_text("\n".join(lines) + "\n")
 
 
@@ -243,6 +275,36 @@ def refined_table(title, rows):
         ]  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return [*lines, ""] if rows else []
+
+
+def samples_table(setting, rows):
+    """Tabulate what anesthetic reads beside the headline, in errors of the headline, and posterior probabilities in their own errors."""
+    lines = [f"| {setting} | {' | '.join(SAMPLES_COLUMNS)} |", "|---" * (len(SAMPLES_COLUMNS) + 1) + "|"]
+    pooled = []
+    for name in dict.fromkeys(r["problem"] for r in rows):
+        mine = [r for r in rows if r["problem"] == name]
+        reads = [r["read"] for r in mine]
+        exact, logZ, err = (np.array([r[key] for r in mine]) for key in ("exact", "logZ", "err"))
+        read, own, n_live = (np.array([r[key] for r in reads]) for key in ("logZ", "err", "n_live"))
+        gaps = [np.array([(r[key][2] - r[key][0]) / r[key][1] for r in reads]) for key in ("D_KL", "d_G")]
+        known = np.array([row for r in reads for row in r["quantities"].values()]).reshape(-1, 4)
+        pulls = [(known[:, column] - known[:, 0]) / known[:, 2] for column in (1, 3)]
+        pooled.append(np.array(pulls))
+        cells = [
+            name, len(mine), pull_of((logZ - exact) / err), pull_of((read - exact) / np.hypot(err, 1 / n_live)), f"{own.mean():.2f}",
+            f"{np.max(np.abs(read - logZ) / err):.2f}", *(f"{np.max(np.abs(gap)):.2f}" for gap in gaps), *map(pull_of, pulls),
+            f"{n_live.mean():,.0f}", f"{np.mean([r['rows'] for r in reads]):,.0f}", mine[0]["date"],
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    if rows:
+        rms = [np.sqrt(np.mean(values**2)) for values in np.concatenate(pooled, axis=1)]
+        lines += ["", f"Pooled rms pull of probabilities and means: {rms[0]:.2f} from `posterior`, {rms[1]:.2f} from `samples()`."]
+    return [*lines, ""] if rows else []
+
+
+def pull_of(pull):
+    """Write mean and standard deviation of pulls."""
+    return f"{pull.mean():+.2f} +- {pull.std(ddof=1):.2f}" if len(pull) > 1 else "-"
 
 
 def planets_table(rows):

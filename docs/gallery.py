@@ -1,4 +1,4 @@
-"""Run examples and draw the pictures of the documentation: python docs/gallery.py [NAME ...] (rosenbrock, exoplanet)."""
+"""Run examples and draw the pictures of the documentation: python docs/gallery.py [NAME ...] (rosenbrock, exoplanet, replay)."""
 
 import sys
 from pathlib import Path
@@ -7,10 +7,14 @@ HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent / "examples"))
 
 import exoplanet_rv  # noqa: E402
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
 import rosenbrock  # noqa: E402
 
 import fusions  # noqa: E402
-from fusions import plot  # noqa: E402
+from fusions import plot, priors  # noqa: E402
 
 PICTURES = HERE / "pictures"
 DPI = 90
@@ -44,10 +48,38 @@ def draw_exoplanet():
     plot.animate(result, PICTURES / "exoplanet-live.gif", ["P", "phi"])
 
 
+def four_modes():
+    """Run four modes of shares 0.4, 0.3, 0.2, 0.1 in twenty dimensions."""
+    centres = np.zeros((4, 20))
+    centres[:, :2] = 4 * np.array([[1, 1], [-1, 1], [1, -1], [-1, -1]])
+    variance = 0.25
+
+    def loglikelihood(x):
+        normal = -0.5 * jnp.sum((x - centres) ** 2 / variance + np.log(2 * np.pi * variance), axis=1)
+        return jax.scipy.special.logsumexp(normal + np.log([0.4, 0.3, 0.2, 0.1]))
+
+    prior = fusions.Prior(**{f"x{i}": priors.uniform(-10, 10) for i in range(20)})
+    return fusions.run(fusions.Problem(prior, loglikelihood, array=True), key=0)
+
+
+def draw_replay(result=None):
+    """Draw the posterior of the nested run itself and of its replay, with the masses of the modes."""
+    result = four_modes() if result is None else result
+    figure, axes = plt.subplots(1, 2, figsize=(7.5, 3.4), layout="constrained")
+    for ax, title, samples in zip(axes, ("ledger()", "samples()"), (result.ledger(), result.samples()), strict=True):
+        points = samples.posterior_points()
+        left, up = points["x0"] < 0, points["x1"] > 0
+        ax.plot(points["x0"], points["x1"], ",", color="tab:blue")
+        for x, y, where in ((4, 4, ~left & up), (-4, 4, left & up), (4, -4, ~left & ~up), (-4, -4, left & ~up)):
+            ax.text(x, y + 2.4, f"{where.mean():.3f}", ha="center")
+        ax.set(title=title, xlabel="$x_0$", ylabel="$x_1$", xlim=(-8, 8), ylim=(-8, 8))
+    write(figure, "replay")
+
+
 def main(*names):
     """Draw the pictures of some examples, of all by default."""
     PICTURES.mkdir(exist_ok=True)
-    drawings = {"rosenbrock": draw_rosenbrock, "exoplanet": draw_exoplanet}
+    drawings = {"rosenbrock": draw_rosenbrock, "exoplanet": draw_exoplanet, "replay": draw_replay}
     for name in names or drawings:
         drawings[name]()
 
