@@ -94,7 +94,7 @@ def prior_points(logL: np.ndarray, logL_birth: np.ndarray, draws_logL: np.ndarra
     with np.errstate(divide="ignore"):
         shells = np.concatenate([np.log(X[:-1] - X[1:]), logmass[first:]])
     rows, levels = [order[:below], len(logL) + usable[first:]], [logL[order[:below]], level[first:]]
-    return PriorPoints(np.concatenate(rows), np.concatenate(levels), shells)
+    return PriorPoints(np.concatenate(rows), np.concatenate(levels), normalised(shells))
 
 
 def live_points(points: PriorPoints, D_KL: float, logZ_err: float):
