@@ -15,6 +15,7 @@ from fusions.driver.snapshot import path_of
 from fusions.errors import Status
 from fusions.evidence.ledger import Ledger, Particles
 from fusions.evidence.refinement import ChainsReport, FindReport, Refinement, RoundReport
+from fusions.evidence.volumes import families
 from fusions.model.likelihood import theta_of
 from fusions.model.problem import Problem
 from fusions.results.result import Result
@@ -44,7 +45,7 @@ def assemble(problem: Problem, ledger: Ledger, live: Particles, status: Status, 
     -------
     Result
     """
-    blobs = ledger.joined(live, "blobs")
+    blobs, slots = ledger.joined(live, "blobs"), ledger.slots(live)
     return Result(
         names=problem.names,
         n_params=len(problem.prior.names),
@@ -53,6 +54,7 @@ def assemble(problem: Problem, ledger: Ledger, live: Particles, status: Status, 
         logL=ledger.joined(live, "logL"),
         logL_birth=ledger.joined(live, "logL_birth"),
         n_live=len(live.logL),
+        family=np.where(slots >= 0, families(len(live.logL))[slots], -1),
         status=status,
         insertion_uniforms=np.concatenate([block.uniforms for block in ledger.blocks]),
         level_trace=ledger.trace(),

@@ -106,12 +106,15 @@ class Ledger:
         """Return a column of the dead followed by the live Particles."""
         return np.concatenate(self.parts(live, name))
 
+    def slots(self, live: Particles):
+        """Return the places among the live points of the dead, -1 for one that never lived, followed by those of the live Particles."""
+        return np.concatenate([*(block.slot for block in self.blocks), np.arange(len(live.logL))])
+
     def points(self, live: Particles):
         """Return the dead and live Particles as `Points` with their posterior weights."""
         x, logL, logL_birth = (self.joined(live, name) for name in ("x", "logL", "logL_birth"))
-        slot = np.concatenate([*(block.slot for block in self.blocks), np.arange(len(live.logL))])
         evidence = evaluate_ledger(logL, logL_birth)
-        return Points(x, logL, (slot >= len(live.logL) // 2).astype(int), evidence.logw, evidence.logZ)
+        return Points(x, logL, (self.slots(live) >= len(live.logL) // 2).astype(int), evidence.logw, evidence.logZ)
 
 
 def merge_blocks(blocks: list):

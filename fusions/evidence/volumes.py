@@ -12,6 +12,9 @@ from fusions.numerics import logsumexp
 
 RANKED = 512  # replacements that are ranked at once
 MIN_RANKS = 20  # for a test of them
+FAMILIES = 8  # of live points, half of them in each half
+SMALLEST_FAMILY = 25  # live points of a family, if there are several in a half
+MIN_FAMILIES = 4  # whose scatter is an estimate of the error
 
 
 class Evidence(NamedTuple):
@@ -93,15 +96,27 @@ def _moments(logL, logmass):
     return top + log_share, mean - log_share, 2 * var, logw - log_share
 
 
-def evaluate_ledger(logL: np.ndarray, logL_birth: np.ndarray, *, n_draws: int = 256, seed: int = 0):
-    """Compute the evidence of a ledger and its error from simulated volumes.
+def families(n_live: int):
+    """Part the places among the live points, half by half, into families: (n_live,) numbers of theirs from 0.
+
+    Replacements start from a point of their family. Chains that don't reach every mode, or remember where they started, let the
+    population drift; families drift independently, so that their scatter shows by how much.
+    """
+    each = int(np.clip(n_live // (2 * SMALLEST_FAMILY), 1, FAMILIES // 2))
+    return np.concatenate([np.arange(n_live // 2) % each, each + np.arange(n_live - n_live // 2) % each])
+
+
+def evaluate_ledger(logL: np.ndarray, logL_birth: np.ndarray, family: Any = (), *, n_draws: int = 256, seed: int = 0):
+    """Compute the evidence of a ledger and its error from simulated volumes and from the scatter of families.
 
     The point estimate uses the mean log shrinkage E[ln t_i] = -1/n_i; the errors are the standard deviations over
-    draws ln t_i = ln(u)/n_i, u uniform (Skilling 2006, doi:10.1214/06-BA127, section 3).
+    draws ln t_i = ln(u)/n_i, u uniform (Skilling 2006, doi:10.1214/06-BA127, section 3), which holds for independent
+    replacements, or the standard errors of the mean over the families, each a nested run by itself, if these are larger.
 
     Parameters
     ----------
     logL, logL_birth : (N,) dead and final live points in any order.
+    family : (N,) families of the places where they lived, -1 for none; empty if unknown.
     n_draws : number of volume simulations.
     seed : seed of the simulations.
 
@@ -121,7 +136,7 @@ def evaluate_ledger(logL: np.ndarray, logL_birth: np.ndarray, *, n_draws: int = 
         m = min(chunk, n_draws - start)
         t = -rng.standard_exponential((len(logL), m)) / n_alive[:, None]
         draws.append(np.stack(_moments(sorted_logL, shell_weights(np.cumsum(t, axis=0)))[:3]))
-    errors = np.concatenate(draws, axis=1).std(axis=1, ddof=1)
+    errors = np.fmax(np.concatenate(draws, axis=1).std(axis=1, ddof=1), _scatter(logL, logL_birth, np.asarray(family)))
     back = np.empty_like(order)
     back[order] = np.arange(len(order))
     return Evidence(float(logZ), float(errors[0]), float(D_KL), float(errors[1]), float(d_G), float(errors[2]), logw[back], logX[back])
@@ -144,6 +159,16 @@ def simulated_logw(logL: np.ndarray, logL_birth: np.ndarray, *, seed: int = 0):
     logw = np.empty((len(logL), k))
     logw[order] = _moments(np.asarray(logL, np.float64)[order], shell_weights(np.cumsum(t, axis=0)))[3]
     return logw
+
+
+def _scatter(logL, logL_birth, family):
+    """Return the standard errors (3,) of the means over families of ln Z, D_KL and d_G; NaN if there are too few."""
+    found = []
+    for number in np.unique(family[family >= 0]):
+        mine = family == number
+        order, n_alive = death_order(logL[mine], logL_birth[mine])
+        found.append(_moments(logL[mine][order], shell_weights(np.cumsum(-1.0 / n_alive)))[:3])
+    return np.std(found, axis=0, ddof=1) / np.sqrt(len(found)) if len(found) >= MIN_FAMILIES else np.full(3, np.nan)
 
 
 class Points(NamedTuple):

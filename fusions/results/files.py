@@ -8,7 +8,7 @@ from fusions.evidence.ledger import with_names_of_today
 from fusions.evidence.refinement import Refinement
 from fusions.io.result_folder import read_run, split_groups, write_run
 
-ARRAYS = ("theta", "logL", "logL_birth", "insertion_uniforms", "draws", "draws_logL", "draws_logw")
+ARRAYS = ("theta", "logL", "logL_birth", "family", "insertion_uniforms", "draws", "draws_logL", "draws_logw")
 META = ("names", "n_params", "labels", "n_live", "n_calls", "seconds", "n_compilations", "constraint_logmass", "info")
 
 

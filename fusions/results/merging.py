@@ -43,8 +43,7 @@ def merge(results: Any):
     first = results[0]
     live = [np.arange(len(r.logL)) >= len(r.logL) - r.n_live for r in results]
 
-    def joined(name):
-        parts = [getattr(r, name) for r in results]
+    def joined(parts):
         return np.concatenate([p[~a] for p, a in zip(parts, live, strict=True)] + [p[a] for p, a in zip(parts, live, strict=True)])
 
     keys = dict.fromkeys(k for r in results for k in r.seconds)
@@ -58,10 +57,11 @@ def merge(results: Any):
         first.names,
         first.n_params,
         first.labels,
-        joined("theta"),
-        joined("logL"),
-        joined("logL_birth"),
+        joined([r.theta for r in results]),
+        joined([r.logL for r in results]),
+        joined([r.logL_birth for r in results]),
         n_live=sum(r.n_live for r in results),
+        family=joined(_families(results)) if all(len(r.family) for r in results) else np.empty(0),
         status=max((r.status for r in results), key=SEVERITY.index),
         insertion_uniforms=np.concatenate([r.insertion_uniforms for r in results]),
         n_calls=sum(r.n_calls for r in results),
@@ -71,6 +71,12 @@ def merge(results: Any):
         info=info,
         **_merged_refinement(results),
     )
+
+
+def _families(results):
+    """Return the families of each result, numbered on from those of the results before."""
+    before = np.cumsum([0, *(r.family.max() + 1 for r in results)])
+    return [np.where(r.family >= 0, r.family + first, -1) for r, first in zip(results, before, strict=False)]
 
 
 def _merged_refinement(results):

@@ -1,7 +1,7 @@
 """The nested samples of a result: those of the run itself, and those played again that agree with the headline."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Integral
 from typing import Any
@@ -23,25 +23,27 @@ class NestedPoints:
     ----------
     theta : (N, m); logL, logL_birth : (N,), births as in `Result`. The last `n_live` are the final live points.
     n_live : number of live points.
+    family : (N,) as in `Result`, or empty.
     """
 
     theta: np.ndarray
     logL: np.ndarray
     logL_birth: np.ndarray
     n_live: int
+    family: np.ndarray = field(default_factory=lambda: np.empty(0))
 
     @cached_property
     def evidence(self):
         """`fusions.evidence.volumes.Evidence` by the volumes of these points."""
         if np.any(np.isfinite(self.logL)):
-            return evaluate_ledger(self.logL, self.logL_birth)
+            return evaluate_ledger(self.logL, self.logL_birth, self.family)
         empty = np.full(len(self.logL), np.nan)
         return Evidence(-np.inf, np.nan, np.nan, np.nan, np.nan, np.nan, empty, empty)
 
 
 def ledger_of(result: Any):
     """Return the points of the nested run itself."""
-    return NestedPoints(result.theta, result.logL, result.logL_birth, result.n_live)
+    return NestedPoints(result.theta, result.logL, result.logL_birth, result.n_live, result.family)
 
 
 def replayed(result: Any, n_live: Any = None):

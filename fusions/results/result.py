@@ -37,6 +37,7 @@ class Result:
         -inf for a replacement of a zero-likelihood point [nats]. The last `n_live` points are the final
         live points.
     n_live : number of live points.
+    family : (N,) family of live points among which a point had its parent, -1 for none; empty if unknown.
     status : why the run stopped.
     insertion_uniforms : (r,) insertion ranks as values in [0, 1), uniform under correct sampling.
     level_trace : {key: (levels,)} history, for example "logL", "logX", "n_calls", "acceptance", "loss".
@@ -61,6 +62,7 @@ class Result:
     logL_birth: np.ndarray
     n_live: int
     status: Status
+    family: np.ndarray = field(default_factory=lambda: np.empty(0))
     insertion_uniforms: np.ndarray = field(default_factory=lambda: np.empty(0))
     level_trace: dict = field(default_factory=dict)
     n_calls: int = 0

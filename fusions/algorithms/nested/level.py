@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from fusions.evidence.ledger import Particles
-from fusions.evidence.volumes import Running, insertion_uniforms
+from fusions.evidence.volumes import Running, families, insertion_uniforms
 from fusions.numerics import generator_of
 from fusions.types import Array, Population, Schedule, Walkers
 
@@ -192,7 +192,9 @@ def population(x: np.ndarray, alive: np.ndarray, pool: Pool, threshold: float, h
 
 
 def choose_parents(key: Array, dead: np.ndarray, half: int):
-    """Choose a surviving parent in the same half for every dead slot of that half; distinct ones as far as they go.
+    """Choose a surviving parent of the same family for every dead slot of a half; distinct ones as far as they go.
+
+    A family that has died out takes parents of its half, or of all.
 
     Parameters
     ----------
@@ -203,13 +205,17 @@ def choose_parents(key: Array, dead: np.ndarray, half: int):
     -------
     slots, parents : indices (m,) of the dead and of the points that their replacements start from.
     """
-    mine = np.zeros(len(dead), bool)
+    mine, family, rng = np.zeros(len(dead), bool), families(len(dead)), generator_of(key)
     mine[half_slots(len(dead), half)] = True
-    slots, survivors = np.flatnonzero(dead & mine), np.flatnonzero(~dead & mine)
-    if len(survivors) == 0:
-        survivors = np.flatnonzero(~dead)
-    rng, rounds = generator_of(key), -(-len(slots) // len(survivors))
-    return slots, np.concatenate([np.empty(0, int), *(rng.permutation(survivors) for _ in range(rounds))])[: len(slots)]
+    parents = np.full(len(dead), -1)
+    for number in np.unique(family[mine]):
+        slots = np.flatnonzero(dead & (family == number))
+        pools = (~dead & (family == number), ~dead & mine, ~dead)
+        survivors = next(np.flatnonzero(pool) for pool in pools if pool.any())
+        rounds = -(-len(slots) // len(survivors))
+        parents[slots] = np.concatenate([np.empty(0, int), *(rng.permutation(survivors) for _ in range(rounds))])[: len(slots)]
+    slots = np.flatnonzero(dead & mine)
+    return slots, parents[slots]
 
 
 def step(key: Array, state: NestedState, algorithm: Nested, schedule: Schedule, tune: Callable, walk: Callable):
