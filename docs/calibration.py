@@ -114,7 +114,7 @@ SAMPLES_TITLE = (
     "`samples().logZ()` beside the headline, n_live = 500. The pull of `samples().logZ()` is in errors of the headline and 1/n_live, to",
     "which a replay is rounded; `logZ(100).std()` is what anesthetic itself claims. Worst difference: of both, in errors of the headline;",
     "D_KL and d_G: the same of these. posterior, samples: pulls of the probabilities and means of `quantities.py` in their Monte Carlo",
-    "errors, from `result.posterior` and from `samples()`.", "",
+    "errors, from `result.posterior` and from `samples()`; equally weighted points scatter by up to sqrt(2) of these errors.", "",
 )  # fmt: skip
 QUANTITY_HEAD = "| problem | quantity | exact | mean over seeds | relative error of the mean | spread of seeds |"
 
@@ -280,7 +280,7 @@ def refined_table(title, rows):
 def samples_table(setting, rows):
     """Tabulate what anesthetic reads beside the headline, in errors of the headline, and posterior probabilities in their own errors."""
     lines = [f"| {setting} | {' | '.join(SAMPLES_COLUMNS)} |", "|---" * (len(SAMPLES_COLUMNS) + 1) + "|"]
-    pooled = []
+    pooled, unseen = [], 0
     for name in dict.fromkeys(r["problem"] for r in rows):
         mine = [r for r in rows if r["problem"] == name]
         reads = [r["read"] for r in mine]
@@ -288,7 +288,9 @@ def samples_table(setting, rows):
         read, own, n_live = (np.array([r[key] for r in reads]) for key in ("logZ", "err", "n_live"))
         gaps = [np.array([(r[key][2] - r[key][0]) / r[key][1] for r in reads]) for key in ("D_KL", "d_G")]
         known = np.array([row for r in reads for row in r["quantities"].values()]).reshape(-1, 4)
-        pulls = [(known[:, column] - known[:, 0]) / known[:, 2] for column in (1, 3)]
+        seen = known[:, 2] > 0
+        unseen += int(np.sum(~seen))
+        pulls = [(known[seen, column] - known[seen, 0]) / known[seen, 2] for column in (1, 3)]
         pooled.append(np.array(pulls))
         cells = [
             name, len(mine), pull_of((logZ - exact) / err), pull_of((read - exact) / np.hypot(err, 1 / n_live)), f"{own.mean():.2f}",
@@ -298,7 +300,8 @@ def samples_table(setting, rows):
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     if rows:
         rms = [np.sqrt(np.mean(values**2)) for values in np.concatenate(pooled, axis=1)]
-        lines += ["", f"Pooled rms pull of probabilities and means: {rms[0]:.2f} from `posterior`, {rms[1]:.2f} from `samples()`."]
+        missed = f" Without a draw, and left out: {unseen}." if unseen else ""
+        lines += ["", f"Pooled rms pull of probabilities and means: {rms[0]:.2f} from `posterior`, {rms[1]:.2f} from `samples()`.{missed}"]
     return [*lines, ""] if rows else []
 
 
