@@ -159,6 +159,13 @@ def weighted_moments(x: Array, logw: np.ndarray):
     return centre + shift, np.sqrt(var)
 
 
+def parts_of(n: int):
+    """Cut n rows into parts, for sums of many numbers a row; yields indices."""
+    size = SUMMED // 16
+    for start in range(0, n, size):
+        yield np.arange(start, min(start + size, n))
+
+
 def on_circles(x: Array, periodic: Any):
     """Replace each angle of x (..., d) by its cosine and sine, after the other coordinates."""
     angle = np.asarray(periodic, bool)

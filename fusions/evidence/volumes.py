@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fusions import numerics
 from fusions.numerics import logsumexp
 
 RANKED = 512  # replacements that are ranked at once
@@ -142,23 +143,24 @@ def evaluate_ledger(logL: np.ndarray, logL_birth: np.ndarray, family: Any = (), 
     return Evidence(float(logZ), float(errors[0]), float(D_KL), float(errors[1]), float(d_G), float(errors[2]), logw[back], logX[back])
 
 
-def simulated_logw(logL: np.ndarray, logL_birth: np.ndarray, *, seed: int = 0):
-    """Simulate the volumes of a ledger.
+def simulated_weights(logL: np.ndarray, logL_birth: np.ndarray, *, n_draws: int = 32, seed: int = 0):
+    """Simulate the volumes of a ledger, a part of it after the other: yields rows (r,) and their posterior weights (r, n_draws).
 
     Parameters
     ----------
-    logL, logL_birth : (N,) dead and final live points in any order; seed : of the simulations.
-
-    Returns
-    -------
-    (N, k) normalised posterior weights' logarithms, in the order of the ledger, for k simulations: 64, fewer beyond 3e5 points.
+    logL, logL_birth : (N,) dead and final live points in any order, some of finite log L.
+    n_draws : number of simulations, whose weights have sums of their own.
+    seed : of the simulations.
     """
     order, n_alive = death_order(logL, logL_birth)
-    k = int(np.clip(2e7 // len(logL), 8, 64))
-    t = -np.random.default_rng(seed).standard_exponential((len(logL), k)) / n_alive[:, None]
-    logw = np.empty((len(logL), k))
-    logw[order] = _moments(np.asarray(logL, np.float64)[order], shell_weights(np.cumsum(t, axis=0)))[3]
-    return logw
+    top = np.max(logL[order] + np.cumsum(-1.0 / n_alive) - np.log(n_alive))
+    rng, before = np.random.default_rng(seed), np.zeros((1, n_draws))
+    for part in numerics.parts_of(len(order)):
+        rows, alive = order[part], n_alive[part, None]
+        after = before[-1] - np.cumsum(rng.standard_exponential((len(rows), n_draws)) / alive, axis=0)
+        before = np.concatenate([before[-1:], after])
+        with np.errstate(divide="ignore"):
+            yield rows, np.exp(logL[rows, None] - top + before[:-1] + np.log(-np.expm1(after - before[:-1])))
 
 
 def _scatter(logL, logL_birth, family):

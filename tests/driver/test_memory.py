@@ -75,7 +75,7 @@ def test_moments_are_summed_in_parts(monkeypatch):
     logL = np.sort(-0.5 * theta[:, 0] ** 2)
     result = Result([f"x{i}" for i in range(10)], 10, {}, theta, logL, np.full(n, np.nan), n_live=n, status=Status.CONVERGED)
     p = np.exp(result.evidence.logw)
-    (mean, sd), most = held(result.moments)
+    (mean, sd, *_), most = held(result.moments)
     assert most < theta.nbytes
     np.testing.assert_allclose(mean, p @ theta, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(sd, np.sqrt(p @ (theta - p @ theta) ** 2), rtol=1e-9)
