@@ -90,9 +90,9 @@ def prior_points(logL: np.ndarray, logL_birth: np.ndarray, draws_logL: np.ndarra
     missing = logX[first] - np.sum(steps[:below])
     path = np.cumsum(steps[:below] + missing * np.diff(variance[: below + 1]) / max(variance[below], np.finfo(float).tiny))
     path = np.minimum.accumulate(np.minimum(path, 0.0))
-    X = np.concatenate([[1.0], np.exp(path)])
+    before = np.concatenate([[0.0], path])[:-1]
     with np.errstate(divide="ignore"):
-        shells = np.concatenate([np.log(X[:-1] - X[1:]), logmass[first:]])
+        shells = np.concatenate([before + np.log(-np.expm1(path - before)), logmass[first:]])
     rows, levels = [order[:below], len(logL) + usable[first:]], [logL[order[:below]], level[first:]]
     return PriorPoints(np.concatenate(rows), np.concatenate(levels), normalised(shells))
 
@@ -100,9 +100,9 @@ def prior_points(logL: np.ndarray, logL_birth: np.ndarray, draws_logL: np.ndarra
 def live_points(points: PriorPoints, D_KL: float, logZ_err: float):
     """Choose how many live points the prior points are worth: so many that the effective size of the posterior is theirs.
 
-    n_live threads visit a point of mass v with the probability v / X each, and give it the weight L X / n_live, so that the effective
-    size (Kish) of their posterior is n_live / E[L X / Z]. No more than D_KL / err^2 either, with which the error of a nested run, about
-    sqrt(D_KL / n_live) (Skilling 2006, doi:10.1214/06-BA127), is that of ln Z.
+    Each of n_live live points stops at a point of mass v with the probability v / X, and gives it the weight L X / n_live, so that the
+    effective size (Kish) of the posterior is n_live / E[L X / Z]. No more than D_KL / err^2 either, with which the error of a nested
+    run, about sqrt(D_KL / n_live) (Skilling 2006, doi:10.1214/06-BA127), is that of ln Z.
 
     Parameters
     ----------

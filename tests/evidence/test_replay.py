@@ -144,3 +144,14 @@ def test_a_million_points_take_two_seconds():
     played = replay(points, 20_000, rng)
     assert time.process_time() - start < 2
     assert len(played.logL) > 50_000
+
+
+def test_volumes_below_the_smallest_float():
+    """A climb of 2000 e-folds: volumes are kept as logarithms."""
+    n, steps = 20, 40_000
+    logL, births = np.arange(steps, dtype=float), np.r_[np.full(n, np.nan), np.arange(steps - n, dtype=float)]
+    logX = -2000 + 30.0
+    level = np.full(3000, steps - 600.0) + np.linspace(0, 1, 3000)
+    points = prior_points(logL, births, level, level + logX)
+    assert np.all(np.isfinite(points.logmass[:-1]))
+    assert logsumexp(points.logmass[points.row >= steps]) == pytest.approx(logX, abs=0.1)
