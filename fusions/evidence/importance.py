@@ -54,9 +54,11 @@ def information(logL: np.ndarray, logw: np.ndarray, logZ: float, logZ_err: float
     mean = float(np.sum(w * excess))
     excess = excess - mean
     var = float(np.sum(w * excess**2))
-    own_err = np.linalg.norm(w * (excess - 1) + 1 / len(w)), importance(logw).logZ_err
-    beyond = np.sqrt(max(logZ_err**2 - own_err[1] ** 2, 0.0))
-    return Information(mean - logZ, float(np.hypot(own_err[0], beyond)), 2 * var, float(2 * np.linalg.norm(w * (excess**2 - var))))
+    noise = w - 1 / len(w)
+    beyond = np.sqrt(max(logZ_err**2 - float(noise @ noise), 0.0))  # what ln Z is uncertain by besides the scatter of weights
+    return Information(
+        mean - logZ, float(np.hypot(np.linalg.norm(w * excess - noise), beyond)), 2 * var, float(2 * np.linalg.norm(w * (excess**2 - var)))
+    )
 
 
 def pareto_khat(logw: np.ndarray):

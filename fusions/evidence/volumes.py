@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fusions import numerics
-from fusions.numerics import logsumexp
+from fusions.numerics import logsumexp, parts_of
 
 RANKED = 512  # replacements that are ranked at once
 MIN_RANKS = 20  # for a test of them
@@ -155,7 +154,7 @@ def simulated_weights(logL: np.ndarray, logL_birth: np.ndarray, *, n_draws: int 
     order, n_alive = death_order(logL, logL_birth)
     top = np.max(logL[order] + np.cumsum(-1.0 / n_alive) - np.log(n_alive))
     rng, before = np.random.default_rng(seed), np.zeros((1, n_draws))
-    for part in numerics.parts_of(len(order)):
+    for part in parts_of(len(order)):
         rows, alive = order[part], n_alive[part, None]
         after = before[-1] - np.cumsum(rng.standard_exponential((len(rows), n_draws)) / alive, axis=0)
         before = np.concatenate([before[-1:], after])

@@ -61,7 +61,7 @@ def replayed(result: Any, n_live: Any = None):
     if n_live is not None and (isinstance(n_live, bool) or not isinstance(n_live, Integral) or n_live < 1):
         raise OptionError(f"Expected n_live to be a positive integer, got {n_live!r}. Type result.samples(n_live=1000).")
     if not result.replayed:
-        return ledger_of(result)
+        return result.nested_points
     points = prior_points(result.logL, result.logL_birth, result.draws_logL, result.draws_logw)
     seed = np.frombuffer(hashlib.sha256(result.draws_logw.tobytes()).digest(), np.uint32)
     n_live = live_points(points, result.D_KL, result.logZ_err) if n_live is None else int(n_live)

@@ -93,8 +93,8 @@ class Result:
 
     @cached_property
     def evidence(self):
-        """Evidence, information and weights of the ledger, with errors from simulated volumes."""
-        return ledger_of(self).evidence
+        """Evidence, information and weights of the ledger by its volumes."""
+        return self.nested_points.evidence
 
     @cached_property
     def headline(self):
@@ -129,6 +129,11 @@ class Result:
     def d_G(self):
         """Bayesian model dimensionality."""
         return self.information.d_G
+
+    @cached_property
+    def nested_points(self):
+        """The points of the nested run itself, as `NestedPoints`."""
+        return ledger_of(self)
 
     @cached_property
     def replay(self):
@@ -183,12 +188,7 @@ class Result:
         return quantiles(self, q)
 
     def expectation(self, function: Callable):
-        """Compute a posterior mean and its Monte Carlo error, for example of `lambda p: p["x"] > 0`, the mass of a mode.
-
-        Parameters
-        ----------
-        function : {name: (n,)} -> (n,) values.
-        """
+        """Compute the posterior mean of a function {name: (n,)} -> (n,) and its Monte Carlo error; of `p["x"] > 0` the mass of a mode."""
         return expectation(self, function)
 
     def __repr__(self):
@@ -234,15 +234,16 @@ class Result:
 
         Returns
         -------
-        anesthetic.NestedSamples with names, LaTeX labels and births. Its logZ() shrinks volumes by n/(n+1), which adds about
-        D_KL/(2 n_live) to ln Z, more beyond a large plateau. Prior draws have birth -inf; if points of zero likelihood exist they have
-        NaN, and replacements of those points -inf.
+        anesthetic.NestedSamples with names, LaTeX labels and births. Its logZ() is that of the headline to about 1/n_live for a replay;
+        for a ledger it differs from `evidence.logZ` by about D_KL/(2 n_live), more beyond a large plateau: it shrinks volumes by n/(n+1)
+        where we take exp(-1/n). Prior draws have birth -inf; if points of zero likelihood exist they have NaN, and replacements of those
+        points -inf.
         """
         return to_anesthetic(self, self.replay if n_live is None else replayed(self, n_live))
 
     def ledger(self):
         """Hand the points of the nested run itself to anesthetic, whose volumes and masses of modes drift; see `samples`."""
-        return to_anesthetic(self, ledger_of(self))
+        return to_anesthetic(self, self.nested_points)
 
     def equal_weights(self, n: int | None = None, key: int = 0):
         """Draw equally weighted posterior points by systematic resampling.
